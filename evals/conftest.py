@@ -1,0 +1,190 @@
+"""What the evals share: one decode per lens, one family of claims, one loaded model, one judgement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+
+from flashinterp import Checkpoint, FlashinterpError, NeuronMap, decode, probe
+from flashinterp.audit.session import AuditSession
+from flashinterp.claims import Claim, check_design, load_claims, lock, resolve_claim
+from flashinterp.measure import Bench, measure
+from flashinterp.neuron import NeuronId
+from flashinterp.profiles import PROFILES, Profile
+from flashinterp.prompts import PromptSet, shipped
+from flashinterp.verdict import Evidence, Rule, Verdict, judge
+
+MOST_CLAIMS = 8  # discovered on a model that nobody made claims about
+
+RULE = Rule()
+
+
+@dataclass
+class Maps:
+    """The maps of one model, each lens decoded when it is first asked for."""
+
+    checkpoint: Checkpoint
+    device: str
+    head_of: Checkpoint | None = None
+    _made: dict[str, NeuronMap] = field(default_factory=dict)
+
+    def __getitem__(self, lens: str) -> NeuronMap:
+        if lens not in self._made:
+            self._made[lens] = decode(self.checkpoint, lens=lens, device=self.device, head_of=self.head_of)
+        return self._made[lens]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One family of claims with its evidence and verdicts."""
+
+    claims: tuple[Claim, ...]
+    evidence: tuple[Evidence | str, ...]
+    verdicts: tuple[Verdict, ...]
+
+
+@pytest.fixture(scope="session")
+def profile(audit: AuditSession) -> Profile:
+    return PROFILES[audit.options.profile]
+
+
+@pytest.fixture(scope="session")
+def prompts() -> PromptSet:
+    return shipped()
+
+
+@pytest.fixture(scope="session")
+def base(audit: AuditSession) -> Checkpoint:
+    """The model under audit, as files."""
+    return audit.base
+
+
+@pytest.fixture(scope="session")
+def maps(audit: AuditSession, device: str) -> Maps:
+    """The model's maps, by lens."""
+    return Maps(audit.base, device)
+
+
+@pytest.fixture(scope="session")
+def tuned_maps(audit: AuditSession, device: str) -> Maps | None:
+    """The fine-tune's maps, by lens; None without one."""
+    return Maps(audit.tuned, device) if audit.tuned else None
+
+
+@pytest.fixture(scope="session")
+def tokens(audit: AuditSession, base: Checkpoint, maps: Maps) -> tuple[str, ...]:
+    """The words to find neurons for: those asked for, those planted, or those that this model names best."""
+    if audit.options.tokens:
+        return tuple(base.vocabulary.resolve(t).text for t in audit.options.tokens)
+    if audit.truth:
+        return tuple(dict.fromkeys(plant["token"] for plant in audit.truth["plants"]))
+    return _well_named(base, maps["paper"])
+
+
+def _well_named(base: Checkpoint, paper: NeuronMap) -> tuple[str, ...]:
+    """Up to eight words: the shipped concepts that are tokens here, then others, each by the score of its neuron.
+
+    Chosen by weights alone, so nothing that is measured later has chosen it.
+    """
+    vocabulary = base.vocabulary
+    concepts = []
+    for word in shipped().concepts:
+        try:
+            concepts.append(vocabulary.resolve(word).id)
+        except FlashinterpError:
+            continue  # not one token in this vocabulary
+    others = [int(i) for i in set(paper.top_tokens("+")) & set(vocabulary.words()) - set(concepts)]
+
+    def best(token_id: int) -> float:
+        found = paper.find(token_id, 1)
+        return found[0].score if found else 0.0
+
+    ranked = sorted(concepts, key=lambda i: (-best(i), i)) + sorted(others, key=lambda i: (-best(i), i))
+    return tuple(vocabulary.surfaces[i] for i in ranked[:MOST_CLAIMS])
+
+
+@pytest.fixture(scope="session")
+def claims(
+    audit: AuditSession, base: Checkpoint, maps: Maps, tokens: tuple[str, ...], profile: Profile, device: str
+) -> tuple[Claim, ...]:
+    """The family of claims, complete, checked against the design and locked before any model is loaded."""
+    if audit.options.claims:
+        written = load_claims(audit.options.claims)
+    elif audit.truth:
+        written = tuple(
+            Claim(p["id"], p["token"], NeuronId.parse(p["name"]), p["pole"], p["lens"], None, "fixture", p["verdict"])
+            for p in audit.truth["plants"]
+        )
+    else:
+        written = tuple(Claim(t.strip(), t, None, None, "paper", None, "discovered") for t in tokens)
+    family = tuple(resolve_claim(c, maps, base) for c in written)  # type: ignore[arg-type]  # Maps is a lazy dict
+    check_design(len(family), min(profile.controls, base.layout.n_neurons - 1), RULE.alpha)
+    audit.lock_claims(
+        lock(family, rule=vars(RULE), profile=vars(profile), seed=audit.options.seed, model=base.digests, device=device)
+    )
+    return family
+
+
+@pytest.fixture(scope="session")
+def load(audit: AuditSession, device: str, claims: tuple[Claim, ...]) -> Callable[[Checkpoint], Any]:
+    """Load a model for causal work, after the claims are locked, and prove its layout."""
+    dtypes = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+    def load(checkpoint: Checkpoint) -> Any:
+        model = checkpoint.load_model(device=device, dtype=dtypes[audit.options.dtype])
+        errors = probe(checkpoint, model)
+        audit.resolved[f"probe, {'base' if checkpoint is audit.base else 'tuned'}"] = errors
+        audit.resolved["device"], audit.resolved["dtype"] = device, str(model.dtype).removeprefix("torch.")
+        return model
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def session_model(base: Checkpoint, load: Callable[[Checkpoint], Any]) -> Any:
+    return load(base)
+
+
+@pytest.fixture(scope="session")
+def session_tuned_model(audit: AuditSession, load: Callable[[Checkpoint], Any]) -> Any:
+    return load(audit.tuned) if audit.tuned else None
+
+
+@pytest.fixture
+def model(session_model: Any) -> Iterator[Any]:
+    """The live model; afterwards no hook may be left on it."""
+    yield session_model
+    left = [n for n, m in session_model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert not left, f"hooks were left on {left[0]}"
+    assert not session_model.training
+
+
+@pytest.fixture(scope="session")
+def bench(audit: AuditSession, session_model: Any, base: Checkpoint, prompts: PromptSet, profile: Profile) -> Bench:
+    return Bench(session_model, base, prompts, profile, audit.options.seed)
+
+
+@pytest.fixture(scope="session")
+def judged(bench: Bench, claims: tuple[Claim, ...]) -> Judged:
+    """The claims measured on the model and judged, once for all evals."""
+    return judge_on(bench, claims)
+
+
+def judge_on(bench: Bench, claims: tuple[Claim, ...]) -> Judged:
+    """Measure and judge a family of claims on one model."""
+    evidence = measure(bench, claims)
+    return Judged(claims, tuple(evidence), tuple(judge(claims, evidence, rule=RULE, seed=bench.seed)))
+
+
+@pytest.fixture(scope="session")
+def judged_tuned(
+    audit: AuditSession, session_tuned_model: Any, bench: Bench, claims: tuple[Claim, ...]
+) -> Judged | None:
+    """The same claims, neuron for neuron, on the fine-tune."""
+    if audit.tuned is None:
+        return None
+    return judge_on(replace(bench, model=session_tuned_model, checkpoint=audit.tuned), claims)

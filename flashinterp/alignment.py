@@ -1,0 +1,88 @@
+"""Vocabulary alignment of what neurons write: max over tokens of |U · W_down[:, n]| (METHOD 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from flashinterp.errors import MapError
+from flashinterp.neuron_map import NeuronMap
+from flashinterp.scan import decode
+
+
+@dataclass(frozen=True)
+class LayerAlignment:
+    """The distribution of one layer's alignments; skew and kurtosis are None where all are equal."""
+
+    layer: int
+    mean: float
+    median: float
+    maximum: float
+    skew: float | None
+    kurtosis: float | None
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How strongly each neuron's output vector points at one token.
+
+    Attributes:
+        max_abs: [N] float32, max_t |U · W_down[:, n]|, no norm applied (the June 2025 post).
+        token_ids: [N] the token that attains it.
+        signs: [N] +1 if the neuron's positive value raises that token's logit, -1 if it lowers it.
+        map: the logit-lens map that this was read from.
+    """
+
+    max_abs: NDArray[np.float32]
+    token_ids: NDArray[np.int32]
+    signs: NDArray[np.int8]
+    map: NeuronMap
+
+    @property
+    def per_layer(self) -> tuple[LayerAlignment, ...]:
+        """One row a layer: a long tail shows as skew, and in later layers as a growing maximum."""
+        return tuple(
+            LayerAlignment(
+                layer,
+                float(x.mean()),
+                float(np.median(x)),
+                float(x.max()),
+                float(stats.skew(x)) if np.ptp(x) else None,
+                float(stats.kurtosis(x)) if np.ptp(x) else None,
+            )
+            for layer, x in zip(self.map.layers, self.by_layer().astype(np.float64), strict=True)
+        )
+
+    def by_layer(self) -> NDArray[np.float32]:
+        """[layers, F] the alignments, layer by layer."""
+        return self.max_abs.reshape(len(self.map.layers), self.map.n_neurons)
+
+
+def alignment(
+    checkpoint: Any, *, top_k: int = 10, device: str = "auto", progress: Callable[[int, int], None] | None = None
+) -> Alignment:
+    """Measure every neuron's alignment; takes what `open_checkpoint` takes."""
+    return alignment_of(decode(checkpoint, lens="logit-lens", top_k=top_k, device=device, progress=progress))
+
+
+def alignment_of(logit_lens: NeuronMap) -> Alignment:
+    """Read the alignments off a logit-lens map: the larger of the two poles' best, ties to the positive.
+
+    Raises:
+        MapError: a map of another lens.
+    """
+    if logit_lens.meta["lens"] != "logit-lens":
+        raise MapError(f"alignment is read off a logit-lens map, not {logit_lens.meta['lens']}: decode that lens")
+    plus, minus = logit_lens.top_logits[:, 0], -logit_lens.bottom_logits[:, 0]
+    positive = plus >= minus
+    return Alignment(
+        max_abs=np.where(positive, plus, minus).astype(np.float32),
+        token_ids=np.where(positive, logit_lens.top_ids[:, 0], logit_lens.bottom_ids[:, 0]).astype(np.int32),
+        signs=np.where(positive, 1, -1).astype(np.int8),
+        map=logit_lens,
+    )

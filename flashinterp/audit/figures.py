@@ -1,0 +1,317 @@
+"""The report's figures, as SVG text: the same data give the same bytes, no global state is left.
+
+Drawn with matplotlib's object-oriented API on a white panel. Text stays text, so it can be
+searched; it comes from tokenizers, so it is made safe first and never read as mathematics. Every
+figure carries the points it drew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from flashinterp.audit._drawing import (
+    BLUE,
+    INK,
+    ORANGE,
+    SHADE,
+    SKY,
+    SPIKES_HEIGHT,
+    VERMILION,
+    WIDTH,
+    Floats,
+    depth_colours,
+    depth_scale,
+    drawing,
+    finite,
+    head,
+    label_spikes,
+    layer_ticks,
+    short,
+)
+from flashinterp.audit._points import bin_maxima, flat_scores, positions, sparse_ranks, teeth
+from flashinterp.audit.tables import check_name, safe_text
+from flashinterp.errors import RunError
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a report.
+
+    Attributes:
+        name: file-safe slug; ``evalname--rest`` puts the figure in that eval's section.
+        title: its heading, drawn in the figure too.
+        alt: what it shows, in words: its caption, and what a screen reader says after the title.
+        svg: the drawing, one ``<svg>`` element.
+        data: every plotted point, by the name of its series.
+    """
+
+    name: str
+    title: str
+    alt: str
+    svg: str
+    data: dict[str, npt.NDArray[Any]]
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+
+@dataclass(frozen=True)
+class DosePanel:
+    """One panel of a dose-response figure: one neuron, one token.
+
+    Attributes:
+        label: which neuron and token.
+        values: the clamp's values, [values], rising.
+        curves: the token's log-probability or probability, [prompts, values].
+        own: the neuron's own value, where it is one number.
+        natural: the lowest and highest value of its natural range.
+        controls: the lowest and highest control curve, two arrays [values].
+    """
+
+    label: str
+    values: npt.ArrayLike
+    curves: npt.ArrayLike
+    own: float | None = None
+    natural: tuple[float, float] | None = None
+    controls: tuple[npt.ArrayLike, npt.ArrayLike] | None = None
+
+
+def spikes(
+    name: str,
+    title: str,
+    scores: npt.ArrayLike | tuple[npt.ArrayLike, npt.ArrayLike],
+    highlight: Sequence[tuple[int, str]] = (),
+    y_label: str = "score of the token",
+) -> Figure:
+    """The paper's Figure 1: a token's score at every neuron, the layers side by side.
+
+    A model has more neurons than a page has pixels, so each layer is cut into equal bins of
+    neighbouring neurons and a bin shows its highest score: no spike is lost or shortened.
+
+    Args:
+        name: the figure's slug.
+        title: its heading.
+        scores: [layers, neurons], or flat scores [N] and the layer of each [N], in map order.
+        highlight: flat neuron indices and their labels; the highest spike first reads best.
+        y_label: what a score is.
+    """
+    flat, layer_of = flat_scores(name, scores)
+    x, y = bin_maxima(flat, layer_of)
+    n_layers = int(layer_of.max()) + 1
+    position = positions(layer_of)
+    if any(not 0 <= i < flat.size for i, _ in highlight):
+        raise RunError(f"figure {name} labels a neuron outside 0 to {flat.size - 1}: check highlight")
+    marks = [(position[i], flat[i], short(text, 32)) for i, text in highlight]
+    with drawing(name) as (canvas, finish):
+        axes = canvas.subplots()
+        axes.plot(np.repeat(x, 3), teeth(y), color=BLUE, linewidth=0.8)
+        for edge in range(1, n_layers):
+            axes.axvline(edge, color=SHADE, linewidth=0.6, zorder=0)
+        label_spikes(axes, (x, y), marks, n_layers)
+        layer_ticks(axes, np.arange(float(n_layers)), 0.5)
+        axes.set(xlim=(0, n_layers), xlabel="layer (its neurons side by side)")
+        axes.set_ylabel(short(y_label, 40))
+        head(canvas, title)
+        svg = finish((WIDTH, SPIKES_HEIGHT))
+    named = ", ".join(f"{text} at {value:.3g}" for _, value, text in marks)
+    alt = (
+        f"{flat.size:,} neurons in {n_layers} layers; the highest score is "
+        f"{flat.max():.3g}, the median {np.median(flat):.3g}" + (f"; labelled: {named}." if named else ".")
+    )
+    chosen = np.array([i for i, _ in highlight], dtype=np.int64)
+    data: dict[str, npt.NDArray[Any]] = {"position": x, "score": y, "highlight": chosen}
+    return Figure(name, title, safe_text(alt), svg, data)
+
+
+def dose_response(
+    name: str,
+    title: str,
+    panels: Sequence[DosePanel],
+    y_label: str = "log-probability (nats)",
+    x_label: str = "clamp value",
+) -> Figure:
+    """The paper's Figure 2: a token's log-probability or probability against the clamp's value.
+
+    Thin lines are prompts, the thick one their mean. All panels share the y axis, so that an effect
+    can be compared with its neighbour's by eye.
+    """
+    if not panels:
+        raise RunError(f"figure {name} has no panels: give it at least one neuron's curves")
+    data: dict[str, npt.NDArray[Any]] = {}
+    said: list[str] = []
+    columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    with drawing(name) as (canvas, finish):
+        grid = canvas.subplots(rows, columns, sharey=True, squeeze=False)
+        handles: dict[str, Any] = {}
+        for i, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
+            points = _panel_points(f"figure {name}, panel {i}", panel)
+            _draw_panel(axes, panel, points, handles)
+            axes.set_title(short(panel.label, 102 // columns), loc="left", fontsize=9, color=INK)
+            data |= {f"panel{i}_{key}": array for key, array in points.items()}
+            mean = points["curves"].mean(axis=0)
+            said.append(f"{short(panel.label, 60)}: mean {mean[0]:.3g} to {mean[-1]:.3g}")
+            axes.set_xlabel(short(x_label, 60))
+            if i % columns == 0:
+                axes.set_ylabel(short(y_label, 40))
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        canvas.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=len(handles))
+        head(canvas, title)
+        svg = finish((WIDTH, 0.7 + 2.4 * rows))
+    alt = f"From the lowest to the highest clamp value, {y_label}: {'; '.join(said)}."
+    return Figure(name, title, safe_text(alt), svg, data)
+
+
+def preservation(
+    name: str,
+    title: str,
+    layers: npt.ArrayLike,
+    share: npt.ArrayLike,
+    lo: npt.ArrayLike,
+    hi: npt.ArrayLike,
+    overall: float | None = None,
+) -> Figure:
+    """The share of neurons whose top token is the same in both models, per layer, with intervals.
+
+    Args:
+        name: the figure's slug.
+        title: its heading.
+        layers: layer numbers, [L].
+        share: shares from 0 to 1, [L].
+        lo: the lower ends of their 95 % Wilson intervals, [L].
+        hi: the upper ends, [L].
+        overall: the share over the whole model, drawn as a line across.
+    """
+    at, kept, low, high = (
+        finite(f"figure {name}, {what}", values)
+        for what, values in (("layers", layers), ("share", share), ("lo", lo), ("hi", hi))
+    )
+    if not at.shape == kept.shape == low.shape == high.shape == (at.size,):
+        raise RunError(f"figure {name}: share, lo and hi are not [{at.size}], one per layer")
+    with drawing(name) as (canvas, finish):
+        axes = canvas.subplots()
+        axes.vlines(at, 100 * low, 100 * high, color=SKY, lw=3.0, label="95 % Wilson interval")
+        axes.plot(at, 100 * kept, "o", color=BLUE, markersize=4.0, label="share of the layer")
+        if overall is not None:
+            line = f"whole model: {100 * overall:.1f} %"
+            axes.axhline(100 * overall, color=VERMILION, linewidth=1.2, dashes=(5, 3), label=line)
+        layer_ticks(axes, at, 0.0)
+        axes.set(
+            xlim=(at.min() - 0.7, at.max() + 0.7),
+            ylim=(max(0.0, 10 * np.floor(10 * low.min() - 0.5)), min(101, 100 * high.max() + 5)),
+            xlabel="layer",
+            ylabel="neurons with the same top token (%)",
+        )
+        axes.yaxis.grid(True, color=SHADE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        canvas.legend(loc="outside lower left", ncols=3)
+        head(canvas, title)
+        svg = finish((WIDTH, 3.3))
+    worst, best = kept.argmin(), kept.argmax()
+    alt = (
+        f"{at.size} layers, from {100 * kept[worst]:.1f} % (layer {at[worst]:.0f}) to "
+        f"{100 * kept[best]:.1f} % (layer {at[best]:.0f})"
+        + ("." if overall is None else f"; {100 * overall:.1f} % over the whole model.")
+    )
+    data: dict[str, npt.NDArray[Any]] = {"layer": at, "share": kept, "lo": low, "hi": high}
+    return Figure(name, title, safe_text(alt), svg, data)
+
+
+def alignment(name: str, title: str, per_layer: Sequence[npt.ArrayLike]) -> Figure:
+    """Vocabulary alignment (June 2025 post): max over tokens of |U·w|, sorted and as a histogram.
+
+    The sorted curve of a wide layer is drawn at 300 ranks, closer together at the steep top.
+
+    Args:
+        name: the figure's slug.
+        title: its heading.
+        per_layer: for each layer the highest |logit| of each of its neurons, [neurons].
+    """
+    layers = [np.sort(finite(f"figure {name}, layer {i}", a))[::-1] for i, a in enumerate(per_layer)]
+    if not layers or any(layer.size == 0 for layer in layers):
+        raise RunError(f"figure {name} has an empty layer: give it each layer's highest |logit|s")
+    edges = np.linspace(0.0, max(layer[0] for layer in layers) or 1.0, 61)
+    middle = (edges[:-1] + edges[1:]) / 2
+    colours, whole = depth_colours(len(layers)), FuncFormatter(lambda value, _: f"{value:,.0f}")
+    data: dict[str, npt.NDArray[Any]] = {"bin_edges": edges}
+    with drawing(name) as (canvas, finish):
+        left, right = canvas.subplots(1, 2)
+        for i, layer in enumerate(layers):
+            rank = sparse_ranks(layer.size)
+            count = np.histogram(layer, edges)[0]
+            left.plot(rank + 1, layer[rank], color=colours[i], linewidth=0.9)
+            # A logarithm has no zero: an empty bin is a gap in the line.
+            height = np.where(count > 0, count, np.nan)
+            right.plot(middle, height, ".-", color=colours[i], linewidth=0.8, markersize=2.5)
+            data |= {f"rank_{i}": rank, f"max_logit_{i}": layer[rank], f"count_{i}": count}
+        left.set(xscale="log", xlim=(1, max(2, *(layer.size for layer in layers))), ylim=(0, None))
+        left.set(xlabel="neuron's rank in its layer (log scale)", ylabel="highest |logit|")
+        left.xaxis.set_major_formatter(whole)
+        left.xaxis.set_minor_formatter(NullFormatter())
+        right.set(yscale="log", xlim=(0, edges[-1]))
+        right.set_ylim(0.7, 1.6 * max(10, *(data[f"count_{i}"].max() for i in range(len(layers)))))
+        right.set(xlabel="highest |logit|", ylabel="neurons per bin (log scale)")
+        right.yaxis.set_major_formatter(whole)
+        right.yaxis.set_minor_formatter(NullFormatter())
+        depth_scale(canvas, right, colours)
+        head(canvas, title)
+        svg = finish((WIDTH, 3.3))
+    first, last = layers[0], layers[-1]
+    alt = (
+        f"{len(layers)} layers. Layer 0 has a median of {np.median(first):.3g} and a "
+        f"maximum of {first[0]:.3g}; layer {len(layers) - 1} a median of {np.median(last):.3g} and "
+        f"a maximum of {last[0]:.3g}."
+    )
+    return Figure(name, title, safe_text(alt), svg, data)
+
+
+def _panel_points(where: str, panel: DosePanel) -> dict[str, Floats]:
+    values = finite(f"{where}, values", panel.values)
+    curves = finite(f"{where}, curves", panel.curves)
+    if values.ndim != 1 or curves.ndim != 2 or curves.shape[1] != values.size:
+        raise RunError(f"{where} has curves {curves.shape} for values {values.shape}: give curves as [prompts, values]")
+    if values.size < 2 or (np.diff(values) <= 0).any():
+        raise RunError(f"{where} has the values {values}: give two or more, each above the last")
+    points = {"values": values, "curves": curves}
+    if panel.natural is not None:
+        points["natural"] = finite(f"{where}, natural range", panel.natural)
+    if panel.own is not None:
+        points["own"] = finite(f"{where}, own value", [panel.own])
+    if panel.controls is not None:
+        points["controls_lo"] = finite(f"{where}, controls' low end", panel.controls[0])
+        points["controls_hi"] = finite(f"{where}, controls' high end", panel.controls[1])
+        if not values.shape == points["controls_lo"].shape == points["controls_hi"].shape:
+            raise RunError(f"{where}: the controls' ends are not [{values.size}], one per value")
+    return points
+
+
+def _draw_panel(axes: Axes, panel: DosePanel, points: dict[str, Floats], handles: dict[str, Any]) -> None:
+    """Draw one panel, and note in ``handles`` what the legend must explain."""
+    values, curves = points["values"], points["curves"]
+    mean = curves.mean(axis=0)
+    axes.plot(values, curves.T, color=SKY, linewidth=0.7)
+    axes.plot(values, mean, color=BLUE, linewidth=2.2)
+    handles["mean over prompts"] = Line2D([], [], color=BLUE, linewidth=2.2)
+    handles["one prompt"] = Line2D([], [], color=SKY, linewidth=0.9)
+    if "controls_lo" in points:
+        low, high = points["controls_lo"], points["controls_hi"]
+        axes.fill_between(values, low, high, color=ORANGE, linewidth=0, zorder=0.6)
+        handles["controls, lowest to highest"] = Patch(color=ORANGE, linewidth=0)
+    if "natural" in points:
+        axes.axvspan(*points["natural"], color=SHADE, linewidth=0, zorder=0.5)
+        handles["natural range"] = Patch(color=SHADE, linewidth=0)
+    if panel.own is not None:
+        diamond: dict[str, Any] = {"color": VERMILION, "marker": "D", "ms": 5, "linestyle": ""}
+        axes.plot([panel.own], [np.interp(panel.own, values, mean)], **diamond)
+        handles["own value"] = Line2D([], [], **diamond)
+    axes.set_xlim(values.min(), values.max())

@@ -1,0 +1,192 @@
+"""Claims: what is to be tested, fixed and hashed before any causal measurement is made (METHOD 4).
+
+A claim says that one neuron stands for one token. It is written in a TOML file, or made by decoding the
+weights and asking for a token's specialised neuron; either way it is complete before a model is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from flashinterp.checkpoint import Checkpoint
+from flashinterp.errors import ClaimError, FlashinterpError
+from flashinterp.neuron import LENSES, POLES, NeuronId, Pole
+from flashinterp.neuron_map import NeuronMap
+from flashinterp.stats import smallest_family_p
+
+VerdictName = Literal["validated", "lever", "detector", "refuted", "inconclusive", "not_measured", "not_comparable"]
+VERDICTS: tuple[VerdictName, ...] = (
+    "validated", "lever", "detector", "refuted", "inconclusive", "not_measured", "not_comparable"
+)  # fmt: skip
+Source = Literal["file", "discovered", "fixture"]
+
+_FIELDS = {"id", "token", "neuron", "pole", "lens", "direction", "expect", "note"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One neuron, one token, and which way driving the neuron should move it.
+
+    Attributes:
+        id: the claim's name; candidates of one claim share the part before the slash.
+        token: the text as a person writes it, or a token id.
+        neuron: which neuron; None until the lens has found it.
+        pole: the pole that names the token; None until found.
+        lens: the lens that selected the neuron, hence the side that is not tested by its own selection.
+        direction: "+" if a higher value should make the token likelier; the pole's sign by default.
+        source: where the claim comes from. A refuted claim from a file fails the run, a refuted discovery
+            is a result.
+        expect: the verdict that is claimed.
+        note: free text for the report.
+    """
+
+    id: str
+    token: str | int
+    neuron: NeuronId | None
+    pole: Pole | None
+    lens: str
+    direction: Pole | None
+    source: Source
+    expect: VerdictName = "validated"
+    note: str = ""
+
+    @property
+    def group(self) -> str:
+        """The claim that this is a candidate of."""
+        return self.id.split("/")[0]
+
+    @property
+    def drive(self) -> Pole:
+        """The direction that is tested: as stated, else the pole's."""
+        return self.direction or self.pole or "+"
+
+
+def load_claims(path: str | Path) -> tuple[Claim, ...]:
+    """Read a claim file.
+
+    Each ``[[claim]]`` has an ``id`` and a ``token``; ``neuron`` (one name, or a list of candidates), ``pole``,
+    ``lens``, ``direction``, ``expect`` and ``note`` are optional. Without ``neuron`` the lens finds it.
+
+    Raises:
+        ClaimError: not readable, not TOML, or a field is wrong.
+    """
+    try:
+        entries = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("claim", [])
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ClaimError(
+            f"the claim file {path} cannot be read ({error}): give a TOML file with [[claim]] tables"
+        ) from error
+    if not isinstance(entries, list) or not entries:
+        raise ClaimError(f"{path} holds no claims: write at least one [[claim]] table with an id and a token")
+    claims = tuple(claim for entry in entries for claim in _parse(entry, path))
+    ids = [c.id for c in claims]
+    twice = sorted({i for i in ids if ids.count(i) > 1})
+    if twice:
+        raise ClaimError(f"{path} names the claim {twice[0]!r} twice: give each its own id")
+    return claims
+
+
+def _parse(entry: Any, path: str | Path) -> list[Claim]:
+    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or not entry["id"]:
+        raise ClaimError(f"{path}: a [[claim]] needs an id: {entry!r}")
+    name = entry["id"]
+    if "/" in name:
+        raise ClaimError(f"{path}: claim {name!r} has a slash in its id, which marks candidates: choose another id")
+
+    def one_of(field: str, choices: Sequence[str], default: Any) -> Any:
+        value = entry.get(field, default)
+        if value is not default and value not in choices:
+            raise ClaimError(f"{path}: claim {name!r} has {field} = {value!r}: choose one of {', '.join(choices)}")
+        return value
+
+    unknown = sorted(set(entry) - _FIELDS)
+    if unknown:
+        raise ClaimError(
+            f"{path}: claim {name!r} has an unknown field {unknown[0]!r}: known are {', '.join(sorted(_FIELDS))}"
+        )
+    if not isinstance(entry.get("token"), str | int) or isinstance(entry.get("token"), bool):
+        raise ClaimError(f"{path}: claim {name!r} has token = {entry.get('token')!r}: give a text or a token id")
+    neurons = entry.get("neuron")
+    candidates = [None] if neurons is None else neurons if isinstance(neurons, list) else [neurons]
+    if not candidates or not all(n is None or isinstance(n, str) for n in candidates):
+        raise ClaimError(
+            f'{path}: claim {name!r} has neuron = {neurons!r}: give a name like "L25N1442", or a list of them'
+        )
+    claims = []
+    for candidate in candidates:
+        try:
+            neuron = None if candidate is None else NeuronId.parse(candidate)
+        except FlashinterpError as error:
+            raise ClaimError(f"{path}: claim {name!r} has a wrong neuron: {error}") from error
+        claims.append(
+            Claim(
+                id=name if len(candidates) == 1 else f"{name}/{neuron}",
+                token=entry["token"],
+                neuron=neuron,
+                pole=one_of("pole", POLES, None),
+                lens=one_of("lens", list(LENSES), "paper"),
+                direction=one_of("direction", POLES, None),
+                source="file",
+                expect=one_of("expect", VERDICTS, "validated"),
+                note=str(entry.get("note", "")),
+            )
+        )
+    return claims
+
+
+def resolve_claim(claim: Claim, maps: dict[str, NeuronMap], checkpoint: Checkpoint) -> Claim:
+    """Fill in what a claim leaves open from the weights alone: the neuron, and the pole that names the token.
+
+    Args:
+        claim: as written.
+        maps: lens to map; must hold the claim's lens.
+        checkpoint: for exact scores where the map cannot be certain.
+
+    Raises:
+        TokenError, NeuronError: the token or the neuron does not exist in this model.
+    """
+    found_in = maps[claim.lens]
+    token = found_in.vocabulary.resolve(claim.token)
+    if claim.neuron is None:
+        best = found_in.find(token, 1, claim.pole or "both")
+        if not best or not best[0].certain:
+            best = found_in.find(token, 1, claim.pole or "both", checkpoint=checkpoint)
+        claim = replace(claim, neuron=best[0].neuron, pole=best[0].pole)
+    claim_neuron = cast(NeuronId, claim.neuron)
+    claim_neuron.check(checkpoint.layout.n_layers, checkpoint.layout.n_neurons)
+    if claim.pole is None:
+        at = found_in.index(claim_neuron)
+        better = found_in.find(token, len(found_in) * 2, checkpoint=checkpoint)
+        claim = replace(claim, pole=next(f.pole for f in better if found_in.index(f.neuron) == at))
+    return claim
+
+
+def check_design(n_claims: int, n_controls: int, alpha: float) -> None:
+    """Refuse a family of claims so large that none could ever pass alone.
+
+    Raises:
+        ClaimError: the best q that Benjamini-Hochberg can give is above alpha.
+    """
+    best = smallest_family_p(n_controls, n_claims)
+    if best > alpha:
+        raise ClaimError(
+            f"{n_claims} claims with {n_controls} controls cannot reach significance: the best q of a single true "
+            f"claim is {best:.3f}, above {alpha}; name at most {int(alpha * (n_controls + 1))} claims, or take a "
+            "profile with more controls"
+        )
+
+
+def lock(claims: Sequence[Claim], **design: Any) -> dict[str, Any]:
+    """The claims and the design, with the sha256 of their canonical text: what was fixed before measuring."""
+    content = {
+        "claims": [{**asdict(c), "neuron": str(c.neuron) if c.neuron else None, "drive": c.drive} for c in claims],
+        **design,
+    }
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return {**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}

@@ -1,0 +1,116 @@
+"""The nouns: a neuron's name, the sites of a clamp, the poles of a direction, the lenses.
+
+Layers and neurons count from 0 everywhere. Neuron n of a layer is row n of W_up and W_gate, column n
+of W_down, and coordinate n of the input of the down-projection.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from flashinterp.errors import NeuronError
+
+Site = Literal["up", "gate", "post"]
+"""Where a neuron's value is read or fixed: W_up's output, W_gate's output, or W_down's input."""
+
+Pole = Literal["+", "-"]
+"""The direction w itself, or its opposite -w (METHOD 2: the sign of a gated neuron is a gauge)."""
+
+Positions = Literal["all", "last", "generated"]
+"""Which positions of a sequence a clamp touches (METHOD 3)."""
+
+Side = Literal["read", "write"]
+"""What a lens looks at: what the neuron reads from the residual stream, or what it writes to it."""
+
+SITES: tuple[Site, ...] = get_args(Site)
+POLES: tuple[Pole, ...] = get_args(Pole)
+POSITIONS: tuple[Positions, ...] = get_args(Positions)
+
+_NAME = re.compile(r"L(\d+)N(\d+)")
+
+
+@dataclass(frozen=True, order=True)
+class NeuronId:
+    """One MLP neuron, printed as ``L25N1442`` (layer 25, neuron 1,442, both from 0)."""
+
+    layer: int
+    neuron: int
+
+    def __str__(self) -> str:
+        return f"L{self.layer}N{self.neuron}"
+
+    @classmethod
+    def parse(cls, name: str | NeuronId) -> NeuronId:
+        """Read ``"L25N1442"``; a `NeuronId` passes through.
+
+        Raises:
+            NeuronError: the text is not a neuron's name.
+        """
+        if isinstance(name, NeuronId):
+            return name
+        match = _NAME.fullmatch(name.strip())
+        if match is None:
+            raise NeuronError(
+                f"{name!r} is not a neuron's name: write it as L<layer>N<neuron>, both counted from 0, as in L25N1442"
+            )
+        return cls(int(match[1]), int(match[2]))
+
+    def check(self, n_layers: int, n_neurons: int) -> NeuronId:
+        """Return self if a model of this shape has such a neuron.
+
+        Raises:
+            NeuronError: the layer or the neuron is out of range.
+        """
+        if not (0 <= self.layer < n_layers and 0 <= self.neuron < n_neurons):
+            raise NeuronError(
+                f"{self} is out of range: this model has layers 0 to {n_layers - 1} with neurons 0 to "
+                f"{n_neurons - 1}; the paper counts layers from 1, so its layer 26 is layer 25 here"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Lens:
+    """How one weight vector w of a neuron becomes V logits (METHOD 2).
+
+    Attributes:
+        name: the name that every result carries.
+        weight: whose vector: a row of W_up or W_gate, or a column of W_down.
+        residual: True takes w the way a residual vector takes, head(final_norm(w)), with the norm in
+            front of the MLP folded into the rows that read through it; False is the bare product U·w.
+        by_magnitude: rank words by |logit| instead of by logit.
+        side: which side of the neuron the lens selects on, hence which side it cannot test.
+    """
+
+    name: str
+    weight: Site | Literal["down"]
+    residual: bool
+    by_magnitude: bool
+    side: Side
+
+
+LENSES: dict[str, Lens] = {
+    lens.name: lens
+    for lens in (
+        Lens("paper", "up", residual=False, by_magnitude=False, side="read"),
+        Lens("read", "up", residual=True, by_magnitude=False, side="read"),
+        Lens("gate", "gate", residual=True, by_magnitude=False, side="read"),
+        Lens("write", "down", residual=True, by_magnitude=False, side="write"),
+        Lens("logit-lens", "down", residual=False, by_magnitude=True, side="write"),
+    )
+}
+
+
+def get_lens(name: str | Lens) -> Lens:
+    """Look a lens up by name; a `Lens` passes through.
+
+    Raises:
+        NeuronError: there is no such lens.
+    """
+    if isinstance(name, Lens):
+        return name
+    if name not in LENSES:
+        raise NeuronError(f"unknown lens {name!r}: choose one of {', '.join(LENSES)}")
+    return LENSES[name]

@@ -1,0 +1,358 @@
+"""The pytest door: options, fixtures, and the recorder of evidence. No science is done here.
+
+Loaded by the one-line root ``conftest.py``, or with ``-p flashinterp.pytest_plugin``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from numpy.typing import NDArray
+
+from flashinterp.errors import FlashinterpError
+
+# What drags torch and transformers in is imported where it is used, so that --help and collection stay quick.
+
+_SESSION = pytest.StashKey[Any]()
+_DESELECTED = pytest.StashKey[list[pytest.Item]]()
+_WRITE_ERROR = pytest.StashKey[str]()
+
+MARKERS = (
+    "gpu: runs on a CUDA GPU; chosen with -m gpu",
+    "slow: takes more than a minute",
+    "control: a positive or negative control of the suite itself",
+    "limitation: documents a known limit of the method",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("flashinterp", "flashinterp: claims about neurons, put to the test")
+    add = group.addoption
+    add("--model", help="the model to audit: a folder with safetensors, or a Hub id (default: the bundled fixtures)")
+    add("--tuned", help="its fine-tune, for preservation and steering")
+    add("--claims", metavar="FILE", help="a TOML file of claims; a claim that does not hold fails the run")
+    add("--tokens", metavar="LIST", help='words to find neurons for, comma-separated, as in " dog, California"')
+    add("--out", default="flashinterp-report", metavar="DIR", help="where the run folder goes (default: %(default)s)")
+    add("--baseline", metavar="DIR", help="an earlier run folder; a validated neuron that is lost fails the run")
+    add("--seed", type=int, default=0, help="root of every random stream (default: %(default)s)")
+    add("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"], help="of the live model")
+    add("--device", default="auto", help="cpu, cuda, ... (default: cpu, or cuda under -m gpu)")
+    add("--profile", default="standard", choices=["smoke", "standard", "audit"], help="how much is measured")
+    add("--require-gpu", action="store_true", help="a missing GPU is an error, not a skip")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    o = config.option
+    return (
+        f"flashinterp: model {o.model or 'SELF-TEST on the bundled fixtures'}, tuned {o.tuned or '-'}, "
+        f"dtype {o.dtype}, device {o.device}, seed {o.seed}, profile {o.profile}, out {o.out}"
+    )
+
+
+# --- which tests run, and on what --------------------------------------------------------------------
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test body, two devices: ``device`` is a parameter of every test that asks for it."""
+    if "device" in metafunc.fixturenames:
+        named = metafunc.config.option.device
+        gpu = pytest.param(named if named.startswith("cuda") else "cuda", marks=pytest.mark.gpu)
+        cpu = "cpu" if named in ("auto", "cpu") or named.startswith("cuda") else named
+        metafunc.parametrize("device", [cpu, gpu], scope="session")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """GPU tests run under ``-m gpu`` or ``--device cuda`` only; without a GPU they skip, or fail if one is required."""
+    on_gpu = "gpu" in (config.option.markexpr or "") or config.option.device.startswith("cuda")
+    if config.option.device.startswith("cuda"):
+        dropped = [i for i in items if "device" in getattr(i, "fixturenames", ()) and not i.get_closest_marker("gpu")]
+    else:
+        dropped = [] if on_gpu else [i for i in items if i.get_closest_marker("gpu")]
+    # Not reported as deselected: the same body runs on the other device.
+    items[:] = [i for i in items if i not in set(dropped)]
+    if on_gpu and any(i.get_closest_marker("gpu") for i in items):
+        import torch
+
+        if not torch.cuda.is_available():
+            if config.option.require_gpu:
+                raise pytest.UsageError(
+                    "--require-gpu: torch sees no CUDA GPU; run on a machine with one, or without -m gpu"
+                )
+            for item in items:
+                if item.get_closest_marker("gpu"):
+                    item.add_marker(pytest.mark.skip(reason="torch sees no CUDA GPU"))
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    if items:
+        items[0].config.stash.setdefault(_DESELECTED, []).extend(filter(_is_eval, items))
+
+
+def _is_eval(item: pytest.Item) -> bool:
+    return "evidence" in getattr(item, "fixturenames", ())
+
+
+def _left_out(session: pytest.Session) -> int:
+    """How many evals were deselected; one whose body runs on the other device is not left out."""
+    running = {_body(i) for i in session.items}
+    return len({_body(i) for i in session.config.stash.get(_DESELECTED, [])} - running)
+
+
+def _body(item: pytest.Item) -> tuple[str, str]:
+    """What a test is, but for the device that it runs on."""
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    return item.nodeid.partition("[")[0], repr({k: v for k, v in params.items() if k != "device"})
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Prove the folder writable and the models readable before anything is loaded."""
+    evals = [i for i in session.items if _is_eval(i)]
+    if not evals or session.config.option.collectonly:
+        return
+    if hasattr(session.config, "workerinput"):
+        raise pytest.UsageError("the evals share one model and one report: run them without -n")
+    try:
+        audit = _begin(session.config)
+    except FlashinterpError as error:
+        raise pytest.UsageError(str(error)) from None
+    session.config.stash[_SESSION] = audit
+    chosen_by_name = any("::" in arg for arg in session.config.args)
+    audit.partial = chosen_by_name or _left_out(session) > 0 or not _all_modules(evals)
+    for item in evals:
+        _document(audit, item)
+
+
+def _all_modules(evals: list[pytest.Item]) -> bool:
+    """Whether every eval module of the folder is among those that run."""
+    folder = Path(str(evals[0].path)).parent
+    return {p.name for p in folder.glob("test_*.py")} <= {Path(str(i.path)).name for i in evals}
+
+
+def _document(audit: Any, item: pytest.Item) -> None:
+    """Collect the auditor's paragraphs: the module's docstring, then each test's."""
+    name, function = _eval_name(item), getattr(item, "function", None)
+    module = inspect.getdoc(getattr(item, "module", None)) or ""
+    text = inspect.cleandoc(getattr(function, "__doc__", None) or "")
+    known = audit.docs.setdefault(name, module)
+    title, _, body = text.partition("\n\n")
+    if title and body not in known:
+        audit.docs[name] = f"{known}\n\n### {' '.join(title.split())}\n\n{body}"
+
+
+def _eval_name(item: pytest.Item) -> str:
+    return Path(str(item.path)).stem.removeprefix("test_")
+
+
+def _begin(config: pytest.Config) -> Any:
+    from transformers.utils import logging
+
+    from flashinterp.audit.baseline import load_results
+    from flashinterp.audit.folder import RunFolder
+    from flashinterp.audit.session import AuditSession, Options
+    from flashinterp.checkpoint import open_checkpoint
+    from flashinterp.claims import load_claims
+
+    logging.disable_progress_bar()
+    o = config.option
+    options = Options(
+        model=o.model,
+        tuned=o.tuned,
+        claims=o.claims,
+        tokens=_words(o.tokens),
+        out=str(o.out),
+        baseline=o.baseline,
+        seed=o.seed,
+        dtype=o.dtype,
+        device=o.device,
+        profile=o.profile,
+        require_gpu=o.require_gpu,
+    )
+    if options.tuned and not options.model:
+        raise pytest.UsageError("--tuned needs --model: name the base model that it was tuned from")
+    if options.baseline and Path(options.baseline).resolve() == Path(options.out).resolve():
+        raise pytest.UsageError(
+            "--baseline and --out are the same folder, and a run replaces what is in it: choose another with --out"
+        )
+    truth: dict[str, Any] | None = None
+    base_at, tuned_at = options.model, options.tuned
+    if base_at is None:
+        base_at, tuned_at, truth = _fixtures()
+    base = open_checkpoint(base_at)
+    tuned = open_checkpoint(tuned_at) if tuned_at else None
+    for checkpoint in (base, tuned):
+        if checkpoint is not None:
+            _ = checkpoint.vocabulary  # a missing tokenizer shows now
+    if options.claims:
+        load_claims(options.claims)
+    if options.baseline:
+        load_results(options.baseline)
+    for word in options.tokens:
+        base.vocabulary.resolve(word)
+    audit = AuditSession(options, RunFolder.create(options.out), base, tuned, truth is not None, truth)
+    audit.begin()
+    return audit
+
+
+def _words(tokens: str | None) -> tuple[str, ...]:
+    """Split ``" dog, California"``; the space that belongs to a word is found when it is resolved."""
+    return tuple(f" {w.strip()}" for w in (tokens or "").split(",") if w.strip())
+
+
+def _fixtures() -> tuple[str, str, dict[str, Any]]:
+    """The bundled planted model, its tuned sibling and the truth about both."""
+    try:
+        from fixtures.build import built, truth
+    except ImportError as error:
+        raise pytest.UsageError("the bundled fixtures are in the project's checkout only: name a --model") from error
+    folder = built()
+    return str(folder / "planted"), str(folder / "tuned"), truth(folder)
+
+
+# --- what the evals use -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def audit(pytestconfig: pytest.Config) -> Any:
+    """The run's session: its options, models and folder."""
+    return pytestconfig.stash[_SESSION]
+
+
+class Evidence:
+    """What one eval hands in. A test that hands in nothing fails."""
+
+    def __init__(self, audit: Any, name: str) -> None:
+        self._audit, self._name, self.recorded = audit, name, 0
+
+    def table(self, name: str, title: str, headers: list[str], rows: list[list[Any]], caption: str = "") -> None:
+        """A report table; its name is unique within the eval."""
+        from flashinterp.audit.tables import Table
+
+        if not rows:
+            raise FlashinterpError(f"the table {name!r} has no rows: record what was measured, or why nothing was")
+        table = Table(f"{self._name}--{name}", title, tuple(headers), tuple(map(tuple, rows)), caption)
+        self._audit.add_table(table)
+        self.recorded += 1
+
+    def figure(self, make: Callable[..., Any], name: str, title: str, *args: Any, **kwargs: Any) -> None:
+        """A figure, drawn by one of `flashinterp.audit.figures`."""
+        self._audit.add_figure(make(f"{self._name}--{name}", title, *args, **kwargs))
+        self.recorded += 1
+
+    def arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Raw numbers, kept beside the report."""
+        self._audit.add_arrays(f"{self._name}--{name}", arrays)
+        self.recorded += 1
+
+    def verdicts(self, verdicts: list[Any]) -> None:
+        """Verdicts that the library reached."""
+        self._audit.add_verdicts(verdicts)
+        self.recorded += 1
+
+
+@pytest.fixture
+def evidence(request: pytest.FixtureRequest, audit: Any) -> Iterator[Evidence]:
+    """The recorder of one eval."""
+    record = Evidence(audit, _eval_name(request.node))
+    yield record
+    if record.recorded == 0 and getattr(request.node, "_flashinterp_passed", False):
+        pytest.fail("this eval recorded no evidence: a pass without evidence is no pass", pytrace=False)
+
+
+# --- outcomes -----------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    if _is_eval(item) and call.excinfo is not None and isinstance(call.excinfo.value, FlashinterpError):
+        call.excinfo = _in_one_line(call.excinfo.value)  # the project's own tests keep their traceback
+    report = yield
+    if report.when == "call":
+        item._flashinterp_passed = report.passed  # type: ignore[attr-defined]
+    if _is_eval(item) and _SESSION in item.config.stash:
+        try:
+            _count(item.config.stash[_SESSION], report)
+        except FlashinterpError as error:
+            pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
+    return report
+
+
+def _in_one_line(error: FlashinterpError) -> pytest.ExceptionInfo[BaseException]:
+    """The error as a failure without traceback."""
+    failure = pytest.fail.Exception(f"{type(error).__name__}: {error}", pytrace=False)
+    return pytest.ExceptionInfo.from_exception(failure.with_traceback(error.__traceback__))
+
+
+def _count(audit: Any, report: pytest.TestReport) -> None:
+    """Enter a test's outcome into the ledger: at its call, or where its set-up or clean-up went wrong."""
+    reason = ""
+    if hasattr(report, "wasxfail"):
+        reason = report.wasxfail
+    elif report.skipped:
+        reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    elif report.failed:
+        lines = [line for line in report.longreprtext.strip().splitlines() if line.strip()]
+        reason = next((line[2:].strip() for line in lines if line.startswith("E ")), lines[0] if lines else "")
+    if report.when == "call":
+        outcome = "xfailed" if report.skipped and hasattr(report, "wasxfail") else report.outcome
+        audit.count(outcome, report.nodeid, reason)
+    elif report.failed:
+        audit.count("errors", report.nodeid, reason)
+    elif report.skipped:
+        audit.count("skipped", report.nodeid, reason)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Write the report; a run in which nothing passed is not a pass."""
+    audit = session.config.stash.get(_SESSION, None)
+    if audit is None:
+        return
+    audit.ledger["collected"] = sum(map(_is_eval, session.items))
+    audit.ledger["deselected"] = _left_out(session)
+    run = sum(audit.ledger[k] for k in ("passed", "failed", "errors", "skipped", "xfailed"))
+    audit.partial = audit.partial or run < audit.ledger["collected"]
+    if session.exitstatus == pytest.ExitCode.OK and audit.ledger["passed"] == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    names = {0: "passed", 1: "failed", 2: "interrupted"}
+    try:
+        audit.finish(names.get(int(session.exitstatus), f"stopped with exit code {int(session.exitstatus)}"))
+    except FlashinterpError as error:
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+        audit.report = None
+        session.config.stash[_WRITE_ERROR] = str(error)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    audit = config.stash.get(_SESSION, None)
+    if audit is None:
+        return
+    out = terminalreporter
+    out.section(
+        "flashinterp" + (" SELF-TEST on the bundled fixtures: not an audit of a real model" if audit.self_test else "")
+    )
+    out.write_line(audit.summary())
+    out.write_line("")
+    if audit.partial:
+        out.write_line("PARTIAL RUN: some evals did not run, so this is no audit")
+    if not audit.ledger["passed"]:
+        out.write_line("NOTHING PASSED: a run in which no eval passed is no pass")
+    counts = {k: v for k, v in sorted(audit.ledger.items()) if v}
+    out.write_line("ledger: " + ", ".join(f"{v} {k}" for k, v in counts.items()))
+    verdicts = [v["verdict"] for v in audit.verdicts]
+    if verdicts:
+        out.write_line("verdicts: " + ", ".join(f"{verdicts.count(v)} {v}" for v in sorted(set(verdicts))))
+    if audit.report is None:
+        out.write_line(f"NO REPORT: {config.stash.get(_WRITE_ERROR, 'the run did not finish')}")
+    else:
+        out.write_line(f"report: {os.path.relpath(audit.report)}  (manifest sha256 {audit.manifest})")

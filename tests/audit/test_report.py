@@ -1,0 +1,330 @@
+"""The report: the answer first, nothing active in it, and hostile text inert."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flashinterp.audit.figures import Figure, preservation, spikes
+from flashinterp.audit.report import group, render_html, render_markdown
+from flashinterp.audit.tables import Table
+from flashinterp.errors import RunError
+
+HOSTILE = "</script></style></title><img src=x onerror=alert(1)>\"'`|\u202e\x00\x1b[31m{{7*7}}"
+SELF_TEST = "SELF-TEST on the bundled fixtures: not an audit of a real model"
+ALLOWED = {
+    *("html", "head", "meta", "title", "style", "body", "a", "header", "h1", "h2", "h3", "p"),
+    *("nav", "ol", "ul", "li", "main", "section", "span", "div", "table", "caption", "thead"),
+    *("tbody", "tr", "th", "td", "code", "dl", "dt", "dd", "br", "figure", "figcaption"),
+    *("script", "svg", "g", "defs", "clippath", "path", "use", "rect", "text"),
+}
+
+
+class Page(HTMLParser):
+    """What a browser would find in a page: tags with their attributes, headings, text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def results(text: str = "plain", **changes: Any) -> dict[str, Any]:
+    """A results.json with ``text`` wherever a model, a tokenizer or a user can put some."""
+    verdict = dict.fromkeys(("id", "token", "neuron", "lens", "pole", "reason"), text)
+    return {
+        "schema_version": 1,
+        "self_test": False,
+        "partial": False,
+        "status": text,
+        "model": {"id": text, "digests": {text: text}},
+        "tuned": {"id": text},
+        "environment": {text: text},
+        "seed": 0,
+        "profile": text,
+        "options": {"tokens": [text], "nested": [{text: text}]},
+        "ledger": {"failed": 1, "collected": 3, "reasons": {"skipped": [text], text: [{text: 1}]}},
+        "verdicts": [
+            verdict | {"verdict": "validated", "figures": {"q": 0.01, text: [text]}},
+            verdict | {"verdict": "lever", "figures": {"q": None}},
+            verdict | {"verdict": "validated"},
+        ],
+        "tables": [],
+        "limits": [text],
+        **changes,
+    }
+
+
+def tables(text: str = "plain") -> list[Table]:
+    rows = tuple((text, i) for i in range(20))
+    return [
+        Table("test_paper--words", text, ("token", text), rows, text, text),
+        Table("loose", text, (text,), ()),
+    ]
+
+
+def figures(text: str = "plain") -> list[Figure]:
+    grid = np.random.default_rng(3).exponential(0.2, (2, 30))
+    return [
+        spikes("test_paper--spikes", text, grid, [(7, text)]),
+        preservation("test_keep--layers", text, [0, 1], [0.5, 0.6], [0.4, 0.5], [0.6, 0.7], 0.55),
+    ]
+
+
+def page(text: str = "plain", **changes: Any) -> str:
+    docs = {"test_paper": f"First {text}.\n\nSecond {text}.\n\n- one\n- two", text: text}
+    return render_html(results(text, **changes), tables(text), figures(text), docs)
+
+
+def test_the_answer_comes_before_everything_but_the_banners() -> None:
+    html = page(self_test=True, partial=True)
+    order = [
+        SELF_TEST,
+        "PARTIAL RUN",
+        "Status: plain",
+        'id="contents"',
+        'id="answer"',
+        "3 claims were judged: 2 validated and 1 lever.",
+        'id="subject"',
+        'id="eval-0"',
+        'id="ledger"',
+        'id="limits"',
+        'id="check"',
+    ]
+    places = [html.index(mark) for mark in order]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("key", ["self_test", "partial"])
+def test_a_real_whole_run_has_no_banner(key: str) -> None:
+    changes: dict[str, Any] = {key: True}
+    words = SELF_TEST if key == "self_test" else "PARTIAL RUN"
+    assert words in page(**changes)
+    assert words not in page()
+    assert words in render_markdown(results(**changes), [])
+    assert words not in render_markdown(results(), [])
+
+
+def test_hostile_text_adds_no_tag_and_no_attribute() -> None:
+    plain, hostile = Page(page()), Page(page(HOSTILE))
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags]
+    assert [set(attrs) for _, attrs in hostile.tags] == [set(attrs) for _, attrs in plain.tags]
+    assert {tag for tag, _ in plain.tags} <= ALLOWED
+
+
+def test_hostile_text_is_still_there_to_be_read() -> None:
+    assert HOSTILE.partition("\u202e")[0] in Page(page(HOSTILE)).text
+
+
+def test_no_hidden_character_is_left() -> None:
+    for rendered in (page(HOSTILE), markdown(HOSTILE)):
+        assert not {"\u202e", "\x00", "\x1b"} & set(rendered)
+
+
+def markdown(text: str) -> str:
+    return render_markdown(results(text), tables(text))
+
+
+def test_hostile_text_adds_no_line_to_the_markdown() -> None:
+    newline = "a\n# b\n| c |\n"
+    assert len(markdown(newline).splitlines()) == len(markdown("plain").splitlines())
+    assert "<img" not in markdown(HOSTILE).replace("\\<img", "")
+
+
+def test_a_megabyte_of_text_does_not_swell_the_page() -> None:
+    assert len(page("x" * 1_000_000)) < 2_000_000
+
+
+def test_nothing_points_outside_the_page() -> None:
+    for tag, attrs in Page(page("http://h.example/x.js")).tags:
+        for name, value in attrs.items():
+            if name in ("href", "src", "action", "data", "srcset", "poster", "xlink:href"):
+                assert tag in ("a", "use")
+                assert value is not None
+                assert value.startswith("#")
+            assert not name.startswith("on")
+
+
+def test_the_policy_allows_the_one_script_by_its_digest() -> None:
+    html = page(HOSTILE)
+    scripts = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
+    assert len(scripts) == 1
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src " in html
+    assert f"'sha256-{digest}'" in html
+    assert not re.search(r"innerHTML|insertAdjacent|document\.write|eval\(", scripts[0])
+
+
+def test_every_link_and_label_finds_its_target_and_ids_are_unique() -> None:
+    tags = Page(page(HOSTILE)).tags
+    ids = [attrs["id"] for _, attrs in tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    for _, attrs in tags:
+        target = attrs.get("href", "#")
+        assert target is not None
+        assert target == "#" or target[1:] in ids
+        assert attrs.get("aria-labelledby", ids[0]) in ids
+
+
+def test_headings_descend_one_level_at_a_time() -> None:
+    levels = [int(tag[1]) for tag, _ in Page(page()).tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later <= former + 1 for former, later in pairwise(levels))
+
+
+def test_tables_have_captions_and_figures_have_words() -> None:
+    tags = Page(page()).tags
+    names = [tag for tag, _ in tags]
+    assert names.count("caption") == names.count("table") > 0
+    described = [attrs for tag, attrs in tags if tag == "figure"]
+    assert len(described) == 2
+    assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in described)
+
+
+def test_a_verdict_is_told_by_its_word_as_well_as_its_colour() -> None:
+    html = page()
+    assert html.count('<span class="badge validated">validated</span>') == 3
+    assert '<span class="badge lever">lever</span>' in html
+
+
+def test_an_unknown_verdict_is_shown_as_it_is() -> None:
+    html = page(verdicts=[{"id": "a", "verdict": 'odd" onclick="x'}])
+    assert '<span class="badge unknown">odd&#34; onclick=&#34;x</span>' in html
+
+
+def test_tables_and_figures_stand_with_their_eval() -> None:
+    html = page()
+    paper = html[html.index('id="eval-0"') : html.index('id="eval-1"')]
+    assert "test_paper--spikes-" in paper
+    assert "test_keep--layers-" not in paper
+    assert paper.count("<table>") == 1
+
+
+def test_group_keeps_the_order_and_names_no_eval() -> None:
+    names = ["b--x", "a--y", "b--z--w", "loose"]
+    grouped = group([Table(name, "T", ("a",), ()) for name in names])
+    assert {key: [item.name for item in items] for key, items in grouped.items()} == {
+        "b": ["b--x", "b--z--w"],
+        "a": ["a--y"],
+        "": ["loose"],
+    }
+
+
+def test_the_docstring_becomes_paragraphs() -> None:
+    html = page()
+    assert '<p class="text">First plain.</p>' in html
+    assert '<p class="list">- one<br>- two</p>' in html
+
+
+def test_the_ledger_counts_first_and_then_says_why() -> None:
+    html = page()
+    ledger = html[html.index('id="ledger"') :]
+    assert ledger.index(">collected<") < ledger.index(">failed<") < ledger.index("Skipped: the rea")
+
+
+def test_settings_without_a_place_of_their_own_are_shown_too() -> None:
+    assert "<dt>dose_grid · low</dt><dd>-500</dd>" in page(dose_grid={"low": -500})
+
+
+@pytest.mark.parametrize("bare", [{}, {"model": None, "verdicts": None, "ledger": None}], ids=["missing", "null"])
+def test_missing_keys_leave_their_part_empty(bare: dict[str, Any]) -> None:
+    html = render_html(bare, [], [], {})
+    assert "No claim was judged" in html
+    assert "Status: not recorded" in html
+    assert "No claim was judged" in render_markdown(bare, [])
+
+
+def test_the_markdown_has_the_same_parts_in_the_same_order() -> None:
+    text = render_markdown(results(), tables())
+    marks = ["# flashinterp audit of plain", "## The answer", "## What was audited", "## Paper"]
+    marks += ["## Other results", "## Ledger", "## Limits of the method", "## How to check"]
+    places = [text.index(mark) for mark in marks]
+    assert places == sorted(places)
+
+
+def test_the_same_results_give_the_same_page() -> None:
+    assert page() == page()
+
+
+def test_a_figures_colours_and_ids_are_the_pages() -> None:
+    html = page()
+    svg = html[html.index("<svg") : html.index("</svg>")]
+    assert "var(--fig-blue)" in svg
+    assert "#0072b2" not in svg.lower()
+    assert 'id="test_paper--spikes-figure_1"' in svg
+    assert "url(#test_paper--spikes-" in svg
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "<script>alert(1)</script>",
+        "<foreignObject><p>x</p></foreignObject>",
+        '<path onload="alert(1)"/>',
+        '<path ONCLICK="alert(1)"/>',
+        '<use href="http://h.example/x.svg#a"/>',
+        '<use xlink:href="data:image/svg+xml,x"/>',
+        '<a href="#x"><text>x</text></a>',
+        '<image href="#x"/>',
+        "<style>* { fill: red }</style>",
+        '<rect style="fill: url(http://h.example/x)"/>',
+        '<rect style="fill: \\75rl(http://h.example/x)"/>',
+        '<rect fill="URL( //h.example/x )"/>',
+        '<animate attributeName="href" to="http://h.example"/>',
+        '<set attributeName="onclick" to="x"/>',
+        "<h:script xmlns:h='http://www.w3.org/1999/xhtml'>alert(1)</h:script>",
+        "<text>unclosed",
+        "<g>" * 5000 + "</g>" * 5000,
+    ],
+    ids=[
+        *("script", "foreign-object", "handler", "handler-in-capitals", "address"),
+        *("data-address", "link", "image", "style-sheet", "url-in-style", "url-escaped"),
+        *("url-in-fill", "animate", "set", "html-script", "unclosed", "deep"),
+    ],
+)
+def test_a_drawing_with_more_than_shapes_and_text_is_refused(inside: str) -> None:
+    head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    figure = replace(figures()[0], svg=f"{head}{inside}</svg>")
+    with pytest.raises(RunError, match="figure test_paper--spikes holds") as caught:
+        render_html(results(), [], [figure], {})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "svg",
+    [
+        '<!DOCTYPE svg [<!ENTITY a "b">]><svg xmlns="http://www.w3.org/2000/svg">&a;</svg>',
+        "<html></html>",
+        "",
+    ],
+    ids=["entity", "html", "empty"],
+)
+def test_what_is_not_one_svg_is_refused(svg: str) -> None:
+    with pytest.raises(RunError, match="plain shapes and text only"):
+        render_html(results(), [], [replace(figures()[0], svg=svg)], {})
+
+
+def test_text_in_a_drawing_is_escaped_again() -> None:
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg"><title><b/></title>'
+        "<text>&lt;img src=x onerror=alert(1)&gt;\u202e</text></svg>"
+    )
+    html = render_html(results(), [], [replace(figures()[0], svg=svg)], {})
+    assert "<text>&lt;img src=x onerror=alert(1)&gt;\\u{202e}</text>" in html
+    assert "<b" not in html[html.index("<svg") : html.index("</svg>")]
