@@ -56,10 +56,10 @@ def _most_aligned(aligned: Alignment) -> tuple[list[str], list[list[Any]], str]:
     rows = []
     for i in np.argsort(-aligned.max_abs, kind="stable")[:TOP]:
         neuron, pole = aligned.map.neuron(int(i)), "+" if aligned.signs[i] > 0 else "-"
-        words = ", ".join(str(w.token) for w in aligned.map.words(neuron, SHOWN_WORDS, pole))  # type: ignore[arg-type]
+        words = ", ".join(str(w.token) for w in aligned.map.words(neuron, SHOWN_WORDS, "both"))
         rows.append([str(neuron), float(aligned.max_abs[i]), pole, vocabulary.show(int(aligned.token_ids[i])), words])
     return (
-        ["neuron", "alignment", "sign", "token", "words on that pole"],
+        ["neuron", "alignment", "sign", "token", "words by |logit|"],
         rows,
         "Sign: whether the neuron's positive or negative values raise the token.",
     )

@@ -75,30 +75,30 @@ class NeuronId:
 class Lens:
     """How one weight vector w of a neuron becomes V logits (METHOD 2).
 
+    Every map keeps both poles, so a ranking by |logit|, as the logit lens takes it, is the two merged.
+
     Attributes:
         name: the name that every result carries.
         weight: whose vector: a row of W_up or W_gate, or a column of W_down.
         residual: True takes w the way a residual vector takes, head(final_norm(w)), with the norm in
             front of the MLP folded into the rows that read through it; False is the bare product U·w.
-        by_magnitude: rank words by |logit| instead of by logit.
         side: which side of the neuron the lens selects on, hence which side it cannot test.
     """
 
     name: str
     weight: Site | Literal["down"]
     residual: bool
-    by_magnitude: bool
     side: Side
 
 
 LENSES: dict[str, Lens] = {
     lens.name: lens
     for lens in (
-        Lens("paper", "up", residual=False, by_magnitude=False, side="read"),
-        Lens("read", "up", residual=True, by_magnitude=False, side="read"),
-        Lens("gate", "gate", residual=True, by_magnitude=False, side="read"),
-        Lens("write", "down", residual=True, by_magnitude=False, side="write"),
-        Lens("logit-lens", "down", residual=False, by_magnitude=True, side="write"),
+        Lens("paper", "up", residual=False, side="read"),
+        Lens("read", "up", residual=True, side="read"),
+        Lens("gate", "gate", residual=True, side="read"),
+        Lens("write", "down", residual=True, side="write"),
+        Lens("logit-lens", "down", residual=False, side="write"),
     )
 }
 

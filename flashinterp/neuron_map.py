@@ -7,25 +7,28 @@ from, so that `find` and `words` need neither the model nor its tokenizer.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
 
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.decode import SCORE_TOKENS, token_logits
 from flashinterp.errors import MapError, NeuronError
+from flashinterp.files import read_arrays, write_arrays
+from flashinterp.map_index import DEPTH, PoleIndex
 from flashinterp.neuron import POLES, NeuronId, Pole
 from flashinterp.tokens import Token, Vocabulary
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: without an index. 2: with one."""
+
+_POLE_NAMES = ("plus", "minus")
+_INDEX_ROUNDING = 1e-5  # the index is in float32 order: log scores up to 100, whose last place is 8e-6
 Score = Literal["mean", "sum"]
 
 _ARRAYS = (
@@ -69,6 +72,29 @@ class Word(NamedTuple):
 
 
 @dataclass(frozen=True)
+class _View:
+    """One pole of a map, nothing copied; ``sign`` turns the stored logits into those of ±w."""
+
+    ids: NDArray[np.int32]
+    logits: NDArray[np.float32]
+    sign: int
+    logsumexp: NDArray[np.float32]
+    log_mean_top: NDArray[np.float32]
+
+    def log_scores(self, rows: Any, places: Any) -> Any:
+        """Log scores at (row, place), float64."""
+        return self.sign * self.logits[rows, places].astype(np.float64) - self.log_mean_top[rows]
+
+
+class _Side(NamedTuple):
+    """One pole's candidates for a token: rows [m], log scores [m], and the best that any other row can have."""
+
+    rows: NDArray[Any]
+    logs: NDArray[np.float64]
+    bound: float
+
+
+@dataclass(frozen=True)
 class NeuronMap:
     """The best tokens of every neuron of a model under one lens. N runs over layers, then neurons.
 
@@ -82,6 +108,7 @@ class NeuronMap:
         n_neurons: F, neurons per layer.
         vocabulary: the words.
         meta: lens, k, dtype, weights' digests, versions: what the map was made from.
+        indexes: from token to neurons, for "+" and "-"; a loaded map has them, a fresh one scans.
     """
 
     top_ids: NDArray[np.int32]
@@ -97,6 +124,7 @@ class NeuronMap:
     n_neurons: int
     vocabulary: Vocabulary
     meta: dict[str, Any]
+    indexes: tuple[PoleIndex, ...] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.top_ids)
@@ -134,31 +162,38 @@ class NeuronMap:
     def pole_arrays(
         self, pole: Pole
     ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """ids [N, k], logits of ±w [N, k], logsumexp [N] and log_mean_top [N] of one pole."""
-        if pole not in POLES:
-            raise NeuronError(f"unknown pole {pole!r}: choose {' or '.join(POLES)}")
-        if pole == "+":
-            return self.top_ids, self.top_logits, self.logsumexp, self.log_mean_top
-        return self.bottom_ids, -self.bottom_logits, self.bottom_logsumexp, self.bottom_log_mean_top
+        """Ids [N, k], logits of ±w [N, k], logsumexp [N] and log_mean_top [N] of one pole."""
+        view = self._view(pole)
+        return view.ids, view.logits if pole == "+" else -view.logits, view.logsumexp, view.log_mean_top
 
     def words(
-        self, neuron: str | NeuronId, n: int = 10, pole: Pole = "+", *, score: Score = "mean", excluded: bool = False
+        self,
+        neuron: str | NeuronId,
+        n: int = 10,
+        pole: Pole | Literal["both"] = "+",
+        *,
+        score: Score = "mean",
+        excluded: bool = False,
     ) -> list[Word]:
-        """A neuron's best n tokens on one pole, best first.
+        """A neuron's best n tokens on one pole, best first; of both poles, by the absolute logit.
 
         Special, unused and padded ids are left out unless ``excluded`` asks for them. Fewer than n are
         returned where the map keeps no more.
         """
+        if pole == "both":
+            poles = [self.words(neuron, n, p, score=score, excluded=excluded) for p in POLES]
+            return sorted(poles[0] + poles[1], key=lambda word: -abs(word.logit))[:n]
         i = self.index(neuron)
-        ids, logits, lse, mean = self.pole_arrays(pole)
+        view = self._view(pole)
         words: list[Word] = []
-        for token_id, z in zip(ids[i], logits[i], strict=True):
+        for token_id, logit in zip(view.ids[i], view.logits[i], strict=True):
             if len(words) == n:
                 break
             if excluded or not self.vocabulary.excluded[token_id]:
-                p_score = self._score(float(z - mean[i]), score)
+                z = view.sign * float(logit)
                 token = self.vocabulary.resolve(int(token_id))
-                words.append(Word(token, float(z) * (1 if pole == "+" else -1), p_score, float(np.exp(z - lse[i]))))
+                p_score = self._score(z - float(view.log_mean_top[i]), score)
+                words.append(Word(token, float(logit), p_score, float(np.exp(z - view.logsumexp[i]))))
         return words
 
     def find(
@@ -180,8 +215,10 @@ class NeuronMap:
         wanted = self.vocabulary.resolve(token)
         poles: Sequence[Pole] = POLES if pole == "both" else (pole,)
         if checkpoint:
-            return self._rank(self._exact_scores([wanted.id], poles, checkpoint), -np.inf, poles, n, score)
-        return self._rank(*self._listed(wanted.id, poles), poles, n, score)
+            return self._rank(self._exact([wanted.id], poles, checkpoint), poles, n, score)
+        indexed = [self._look_up(wanted.id, p, n) for p in poles]
+        sides = [self._scan(wanted.id, p) if side is None else side for p, side in zip(poles, indexed, strict=True)]
+        return self._rank(sides, poles, n, score)
 
     def find_mean(
         self,
@@ -194,41 +231,52 @@ class NeuronMap:
     ) -> list[Found]:
         """Like `find`, for a name of several tokens, by the mean of their logits at each neuron (METHOD 7)."""
         poles: Sequence[Pole] = POLES if pole == "both" else (pole,)
-        return self._rank(self._exact_scores(tokens, poles, checkpoint), -np.inf, poles, n, score)
+        return self._rank(self._exact(tokens, poles, checkpoint), poles, n, score)
 
-    def _rank(
-        self, logs: NDArray[np.float64], bound: float, poles: Sequence[Pole], n: int, score: Score
-    ) -> list[Found]:
-        """The n best of log scores [N, poles]; those above the bound are certain."""
-        # Sorting by (-score, position) over [N, poles] flattened keeps the stated order of ties.
-        flat = logs.ravel()
-        best = np.argsort(-flat, kind="stable")[: min(max(n, 0), int(np.isfinite(flat).sum()))]
+    def _rank(self, sides: Sequence[_Side], poles: Sequence[Pole], n: int, score: Score) -> list[Found]:
+        """The n best over the poles; those above every bound are certain."""
+        # Position in [N, poles], flattened: sorting by (-score, position) keeps the stated order of ties.
+        places = np.concatenate([side.rows.astype(np.int64) * len(poles) + i for i, side in enumerate(sides)])
+        logs = np.concatenate([side.logs for side in sides])
+        bound = max(side.bound for side in sides)
         found = []
-        for at in best:
-            i, chosen = int(at) // len(poles), poles[int(at) % len(poles)]
-            _, _, lse, mean = self.pole_arrays(chosen)
-            log_score = float(flat[at])
-            probability = float(np.exp(log_score + mean[i] - lse[i]))
+        for at in np.lexsort((places, -logs))[: max(n, 0)]:
+            i, chosen = int(places[at]) // len(poles), poles[int(places[at]) % len(poles)]
+            view, log_score = self._view(chosen), float(logs[at])
+            probability = float(np.exp(log_score + view.log_mean_top[i] - view.logsumexp[i]))
             found.append(Found(self.neuron(i), chosen, self._score(log_score, score), probability, log_score > bound))
         return found
 
-    def _listed(self, token_id: int, poles: Sequence[Pole]) -> tuple[NDArray[np.float64], float]:
-        """log score [N, poles] where the map lists the token, -inf elsewhere; the best bound elsewhere."""
-        logs = np.full((len(self), len(poles)), -np.inf)
-        bound = -np.inf
-        for column, pole in enumerate(poles):
-            ids, logits, _, mean = self.pole_arrays(pole)
-            rows, places = np.nonzero(ids == token_id)
-            logs[rows, column] = logits[rows, places].astype(np.float64) - mean[rows]
-            unlisted = ~np.isfinite(logs[:, column])
-            if ids.shape[1] < len(self.vocabulary) and unlisted.any():
-                bound = max(bound, float((logits[:, -1].astype(np.float64) - mean)[unlisted].max()))
-        return logs, bound
+    def _scan(self, token_id: int, pole: Pole) -> _Side:
+        """Every neuron that lists the token, and the best bound among those that do not."""
+        view = self._view(pole)
+        rows, places = np.nonzero(view.ids == token_id)
+        unlisted = np.ones(len(self), dtype=bool)
+        unlisted[rows] = False
+        complete = view.ids.shape[1] == len(self.vocabulary)
+        bounds = view.log_scores(slice(None), -1)[unlisted]
+        return _Side(
+            rows, view.log_scores(rows, places), -np.inf if complete or not bounds.size else float(bounds.max())
+        )
 
-    def _exact_scores(
-        self, tokens: Sequence[int], poles: Sequence[Pole], checkpoint: Checkpoint
-    ) -> NDArray[np.float64]:
-        """log score [N, poles] of one token, or of the mean logits of several, from one product with the head."""
+    def _look_up(self, token_id: int, pole: Pole, n: int) -> _Side | None:
+        """The same for the n best, by the index; None where it cannot tell."""
+        if self.indexes is None or not 0 < n < DEPTH:
+            return None
+        view, index = self._view(pole), self.indexes[POLES.index(pole)]
+        places = index.places[token_id]
+        places = places[places >= 0].astype(np.int64)
+        rows = places // view.ids.shape[1]
+        logs = view.log_scores(rows, places % view.ids.shape[1])
+        if len(places) == DEPTH and logs[n - 1] <= logs[-1] + _INDEX_ROUNDING:
+            return None  # ties reach beyond what was kept
+        if view.ids.shape[1] == len(self.vocabulary):
+            return _Side(rows, logs, -np.inf)
+        bounding = next((i for i in index.bound_rows.tolist() if token_id not in view.ids[i]), None)
+        return None if bounding is None else _Side(rows, logs, float(view.log_scores(bounding, -1)) + _INDEX_ROUNDING)
+
+    def _exact(self, tokens: Sequence[int], poles: Sequence[Pole], checkpoint: Checkpoint) -> list[_Side]:
+        """Every neuron's score for a token, or for the mean logits of several, from one product with the head."""
         if checkpoint.digests != self.meta["weights"]:
             raise MapError(
                 f"this map was made from other weights than {checkpoint.name} holds: decode it again, or open "
@@ -239,16 +287,24 @@ class NeuronMap:
                 f"this map was decoded with the head of {self.meta['head_of']}, so {checkpoint.name} alone cannot give "
                 "exact logits: ask without a checkpoint, or decode with a larger top_k"
             )
-        z = token_logits(checkpoint, self.meta["lens"], tokens, layers=self.layers).mean(axis=1)
-        signed = {"+": z, "-": -z}
-        means = {p: self.pole_arrays(p)[3] for p in poles}
-        columns = [signed[p].astype(np.float64) - means[p] for p in poles]
-        return np.stack(columns, axis=1)
+        z = token_logits(checkpoint, self.meta["lens"], tokens, layers=self.layers).mean(axis=1).astype(np.float64)
+        views = [self._view(p) for p in poles]
+        return [_Side(np.arange(len(self)), v.sign * z - v.log_mean_top, -np.inf) for v in views]
 
-    def top_tokens(self, pole: Pole = "+") -> NDArray[np.int64]:
-        """[N] the best token of each neuron that is not excluded; -1 where all k are."""
-        ids = self.pole_arrays(pole)[0]
-        allowed = ~self.vocabulary.excluded[ids]
+    def _view(self, pole: Pole) -> _View:
+        if pole not in POLES:
+            raise NeuronError(f"unknown pole {pole!r}: choose {' or '.join(POLES)}")
+        if pole == "+":
+            return _View(self.top_ids, self.top_logits, 1, self.logsumexp, self.log_mean_top)
+        return _View(self.bottom_ids, self.bottom_logits, -1, self.bottom_logsumexp, self.bottom_log_mean_top)
+
+    def top_tokens(self, pole: Pole = "+", excluded: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """[N] the best token of each neuron that is not excluded; -1 where all k are.
+
+        ``excluded`` [V] takes the place of the vocabulary's own.
+        """
+        ids = self._view(pole).ids
+        allowed = ~(self.vocabulary.excluded if excluded is None else excluded)[ids]
         first = allowed.argmax(axis=1)
         top = np.take_along_axis(ids, first[:, None], axis=1)[:, 0].astype(np.int64)
         return np.where(allowed.any(axis=1), top, -1)
@@ -262,8 +318,10 @@ class NeuronMap:
 
     def scores(self, token: str | int | Token, pole: Pole = "+") -> NDArray[np.float64]:
         """[N] the score of a token at each neuron, NaN where the map does not list it."""
-        logs, _ = self._listed(self.vocabulary.resolve(token).id, [pole])
-        return np.where(np.isfinite(logs[:, 0]), np.exp(logs[:, 0]), np.nan)
+        listed = self._scan(self.vocabulary.resolve(token).id, pole)
+        scores = np.full(len(self), np.nan)
+        scores[listed.rows] = np.exp(listed.logs)
+        return scores
 
     # --- files --------------------------------------------------------------------------------------
 
@@ -282,16 +340,18 @@ class NeuronMap:
                 "prefix_space": self.vocabulary.prefix_space,
             }
         )
+        for name, index in zip(_POLE_NAMES, self.indexes or self._build_indexes(), strict=True):
+            arrays |= {f"index_{name}": index.places, f"bound_rows_{name}": index.bound_rows}
         arrays["vocabulary"] = np.frombuffer(words.encode(), dtype=np.uint8)
         about = {"schema_version": SCHEMA_VERSION, "layers": self.layers, "n_neurons": self.n_neurons, **self.meta}
-        try:
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as work:
-                temporary = Path(work) / path.name
-                save_file(arrays, temporary, metadata={"flashinterp": json.dumps(about, sort_keys=True)})
-                os.replace(temporary, path)
-        except (OSError, SafetensorError) as error:
-            raise MapError(f"the map cannot be written to {path} ({error}): choose a place with room") from error
+        write_arrays(path, arrays, {"flashinterp": json.dumps(about, sort_keys=True)})
         return path
+
+    def _build_indexes(self) -> tuple[PoleIndex, ...]:
+        return tuple(
+            PoleIndex.build(ids, logits - mean[:, None], len(self.vocabulary))
+            for ids, logits, _, mean in map(self.pole_arrays, POLES)
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> NeuronMap:
@@ -301,17 +361,18 @@ class NeuronMap:
             MapError: not a map, damaged, or of another schema.
         """
         try:
-            with safe_open(str(path), framework="np") as file:
-                about = json.loads((file.metadata() or {}).get("flashinterp", "null"))
-                if not isinstance(about, dict):
-                    raise MapError(f"{path} is safetensors, but no neuron map: give a file that NeuronMap.save wrote")
-                if about.get("schema_version") != SCHEMA_VERSION:
-                    raise MapError(
-                        f"{path} has map schema {about.get('schema_version')}, this release reads "
-                        f"{SCHEMA_VERSION}: decode the model again"
-                    )
-                arrays = {name: file.get_tensor(name) for name in _ARRAYS}
-                words = json.loads(file.get_tensor("vocabulary").tobytes())
+            stored, metadata = read_arrays(Path(path))
+            about = json.loads(metadata.get("flashinterp", "null"))
+            if not isinstance(about, dict):
+                raise MapError(f"{path} is safetensors, but no neuron map: give a file that NeuronMap.save wrote")
+            if about.get("schema_version") != SCHEMA_VERSION:
+                raise MapError(
+                    f"{path} has map schema {about.get('schema_version')}, this release reads "
+                    f"{SCHEMA_VERSION}: decode the model again"
+                )
+            arrays = {name: stored[name] for name in _ARRAYS}
+            words = json.loads(stored["vocabulary"].tobytes())
+            indexes = tuple(PoleIndex(stored[f"index_{p}"], stored[f"bound_rows_{p}"]) for p in _POLE_NAMES)
             vocabulary = Vocabulary(words["surfaces"], words["excluded"], prefix_space=words["prefix_space"])
             layers, n_neurons = tuple(about.pop("layers")), int(about.pop("n_neurons"))
         except (OSError, SafetensorError, ValueError, KeyError, IndexError, TypeError) as error:
@@ -319,7 +380,7 @@ class NeuronMap:
         about.pop("schema_version")
         if any(len(array) != len(layers) * n_neurons for array in arrays.values()):
             raise MapError(f"{path} does not hold {len(layers)} layers of {n_neurons} neurons: decode the model again")
-        return cls(**arrays, layers=layers, n_neurons=n_neurons, vocabulary=vocabulary, meta=about)
+        return cls(**arrays, layers=layers, n_neurons=n_neurons, vocabulary=vocabulary, meta=about, indexes=indexes)
 
 
 def _span(layers: tuple[int, ...]) -> str:

@@ -90,9 +90,10 @@ def compare(map_a: NeuronMap, map_b: NeuronMap, *, pole: Pole = "+") -> Preserva
         NotComparable: another vocabulary, shape, lens or top_k: the comparison would mean nothing.
     """
     _check_comparable(map_a, map_b)
-    top_a, top_b = map_a.top_tokens(pole), map_b.top_tokens(pole)
-    second_a, margin_a, tie_a = _runner_up(map_a, pole)
-    second_b, margin_b, tie_b = _runner_up(map_b, pole)
+    excluded = map_a.vocabulary.excluded | map_b.vocabulary.excluded  # what is a word in both
+    top_a, top_b = map_a.top_tokens(pole, excluded), map_b.top_tokens(pole, excluded)
+    second_a, margin_a, tie_a = _runner_up(map_a, pole, excluded)
+    second_b, margin_b, tie_b = _runner_up(map_b, pole, excluded)
     labelled = (top_a >= 0) | (top_b >= 0)
     kept = labelled & (top_a == top_b)
     width, layers = map_a.n_neurons, map_a.layers
@@ -162,11 +163,13 @@ def _check_comparable(a: NeuronMap, b: NeuronMap) -> None:
         )
 
 
-def _runner_up(m: NeuronMap, pole: Pole) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
+def _runner_up(
+    m: NeuronMap, pole: Pole, excluded: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
     """The second word's id [N], the lead of the first over it in logits [N], and whether that is within rounding."""
     ids, logits, _, _ = m.pole_arrays(pole)
     # Places of the first two ids that are words: a stable sort of "is excluded" puts them in front.
-    places = np.argsort(m.vocabulary.excluded[ids], axis=1, kind="stable")[:, :2]
+    places = np.argsort(excluded[ids], axis=1, kind="stable")[:, :2]
     if places.shape[1] < 2:
         zero = np.zeros(len(m), dtype=np.float32)
         return np.full(len(m), -1), zero, np.ones(len(m), dtype=bool)

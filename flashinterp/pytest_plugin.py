@@ -81,17 +81,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         dropped = [] if on_gpu else [i for i in items if i.get_closest_marker("gpu")]
     # Not reported as deselected: the same body runs on the other device.
     items[:] = [i for i in items if i not in set(dropped)]
-    if on_gpu and any(i.get_closest_marker("gpu") for i in items):
-        import torch
+    if on_gpu and not config.option.require_gpu and _lack_gpu(items):
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="torch sees no CUDA GPU"))
 
-        if not torch.cuda.is_available():
-            if config.option.require_gpu:
-                raise pytest.UsageError(
-                    "--require-gpu: torch sees no CUDA GPU; run on a machine with one, or without -m gpu"
-                )
-            for item in items:
-                if item.get_closest_marker("gpu"):
-                    item.add_marker(pytest.mark.skip(reason="torch sees no CUDA GPU"))
+
+def _lack_gpu(items: list[pytest.Item]) -> bool:
+    if not any(i.get_closest_marker("gpu") for i in items):
+        return False
+    import torch
+
+    return not torch.cuda.is_available()
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
@@ -115,13 +116,19 @@ def _body(item: pytest.Item) -> tuple[str, str]:
     return item.nodeid.partition("[")[0], repr({k: v for k, v in params.items() if k != "device"})
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Prove the folder writable and the models readable before anything is loaded."""
-    evals = [i for i in session.items if _is_eval(i)]
-    if not evals or session.config.option.collectonly:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Prove the folder writable and the models readable before anything is loaded.
+
+    Here and not when the collection is finished, which pytest also calls where the collection was refused.
+    """
+    if session.config.option.collectonly:
         return
-    if hasattr(session.config, "workerinput"):
-        raise pytest.UsageError("the evals share one model and one report: run them without -n")
+    if session.config.option.require_gpu and _lack_gpu(session.items):
+        raise pytest.UsageError("--require-gpu: torch sees no CUDA GPU: use a machine with one, or leave out -m gpu")
+    evals = [i for i in session.items if _is_eval(i)]
+    if not evals or hasattr(session.config, "workerinput"):
+        return
     try:
         audit = _begin(session.config)
     except FlashinterpError as error:
@@ -225,6 +232,8 @@ def _fixtures() -> tuple[str, str, dict[str, Any]]:
 @pytest.fixture(scope="session")
 def audit(pytestconfig: pytest.Config) -> Any:
     """The run's session: its options, models and folder."""
+    if hasattr(pytestconfig, "workerinput"):  # a worker of pytest-xdist
+        pytest.fail("the evals share one model and one report: run them without -n", pytrace=False)
     return pytestconfig.stash[_SESSION]
 
 
@@ -282,8 +291,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if _is_eval(item) and _SESSION in item.config.stash:
         try:
             _count(item.config.stash[_SESSION], report)
-        except FlashinterpError as error:
-            pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
+        except FlashinterpError as error:  # a full disk: what comes after it would be lost
+            item.session.shouldstop = str(error)
     return report
 
 
@@ -301,8 +310,9 @@ def _count(audit: Any, report: pytest.TestReport) -> None:
     elif report.skipped:
         reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
     elif report.failed:
-        lines = [line for line in report.longreprtext.strip().splitlines() if line.strip()]
-        reason = next((line[2:].strip() for line in lines if line.startswith("E ")), lines[0] if lines else "")
+        crash = getattr(report.longrepr, "reprcrash", None)
+        text = crash.message.removeprefix("Failed: ") if crash else report.longreprtext
+        reason = next((line.strip() for line in text.splitlines() if line.strip()), "")
     if report.when == "call":
         outcome = "xfailed" if report.skipped and hasattr(report, "wasxfail") else report.outcome
         audit.count(outcome, report.nodeid, reason)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from flashinterp.checkpoint import open_checkpoint
-from flashinterp.decode import SCORE_TOKENS, Pole, check_layers, decode_layers
+from flashinterp.checkpoint import Checkpoint, open_checkpoint
+from flashinterp.decode import SCORE_TOKENS, LayerDecode, check_layers, decode_layers
 from flashinterp.errors import CheckpointError, MapError
+from flashinterp.files import Arrays
 from flashinterp.neuron import get_lens
 from flashinterp.neuron_map import NeuronMap
+from flashinterp.parts import LayerParts
+
+Progress = Callable[[int, int], None]
 
 
 def decode(
@@ -26,9 +32,13 @@ def decode(
     device: str = "auto",
     dtype: str = "auto",
     head_of: Any = None,
-    progress: Callable[[int, int], None] | None = None,
+    save_to: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> NeuronMap:
     """Decode every neuron of a model with its LM head (METHOD 2; paper, section 2).
+
+    Under ``accelerate launch`` (or torchrun) the processes share the layers, and ``save_to`` must be a place that
+    all of them see.
 
     Args:
         checkpoint: a `Checkpoint`, or whatever `open_checkpoint` takes.
@@ -39,11 +49,71 @@ def decode(
         dtype: ``float32`` (also ``auto``) or ``float64``; logits are ranked in it, never rounded before.
         head_of: another checkpoint whose head and final norm to use, to tell a change of rows from one of
             the head (METHOD 5).
+        save_to: where the map goes. Each finished layer is kept beside it until the map is whole, so that a
+            decode that was killed goes on where it stopped.
         progress: called with (layers done, layers in all).
 
     Raises:
-        CheckpointError, LayoutError, NeuronError, MapError: see each; nothing is written.
+        CheckpointError, LayoutError, NeuronError, MapError: see each; no map is written.
     """
+    plan = _plan(checkpoint, lens, top_k, layers, device, dtype, head_of)
+    index, count = _process(plan.device)
+    if save_to is None:
+        if count > 1:
+            raise MapError(f"{count} processes share this decode: give save_to, a file that all of them see")
+        return plan.join([_arrays(part) for part in plan.run(plan.layers, progress)])
+
+    target = Path(save_to)
+    parts = LayerParts(target, plan.meta)
+    missing = [layer for layer in plan.layers[index::count] if parts.load(layer) is None]
+    for part in plan.run(missing, progress):
+        parts.save(part.layer, _arrays(part))
+    _wait(count, plan.device)
+    if index == 0:
+        plan.join([_whole(parts, layer) for layer in plan.layers]).save(target)
+        parts.remove()
+    _wait(count, plan.device)
+    return NeuronMap.load(target)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is decoded and how, with every "auto" resolved."""
+
+    source: Checkpoint
+    head_of: Checkpoint | None
+    lens: str
+    top_k: int
+    layers: tuple[int, ...]
+    device: str
+    dtype: torch.dtype
+    meta: dict[str, Any]
+
+    def run(self, layers: Sequence[int], progress: Progress | None) -> Any:
+        """Decode some of the layers."""
+        return decode_layers(
+            self.source,
+            get_lens(self.lens),
+            layers,
+            top_k=self.top_k,
+            device=self.device,
+            dtype=self.dtype,
+            head_of=self.head_of,
+            progress=progress,
+        )
+
+    def join(self, parts: Sequence[Arrays]) -> NeuronMap:
+        """Put the layers' arrays together."""
+        arrays: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        vocabulary = (self.head_of or self.source).vocabulary
+        width = self.source.layout.n_neurons
+        return NeuronMap(**arrays, layers=self.layers, n_neurons=width, vocabulary=vocabulary, meta=self.meta)
+
+
+def _plan(
+    checkpoint: Any, lens: str, top_k: int, layers: Sequence[int] | None, device: str, dtype: str, head_of: Any
+) -> _Plan:
+    """Open the weights and resolve every argument, before anything is computed."""
     source = open_checkpoint(checkpoint)
     other = None if head_of is None else open_checkpoint(head_of)
     if other is not None and other.layout.d_model != source.layout.d_model:
@@ -51,41 +121,70 @@ def decode(
             f"the head of {other.name} reads {other.layout.d_model} dimensions, {source.name} has "
             f"{source.layout.d_model}: take the head of a model of the same hidden size"
         )
-    chosen = get_lens(lens)
     wanted = check_layers(source, layers)
-    resolved = _resolve(device, dtype)
-    vocabulary = (other or source).vocabulary
-    parts = list(
-        decode_layers(
-            source, chosen, wanted, top_k=top_k, device=resolved[0], dtype=resolved[1], head_of=other, progress=progress
-        )
-    )
-    arrays = {"norms": np.concatenate([p.norms.cpu().numpy() for p in parts])}
-    for prefix, side in (("", "plus"), ("bottom_", "minus")):
-        poles = [getattr(p, side) for p in parts]
-        arrays[f"{prefix or 'top_'}ids"] = _numpy(poles, "ids", np.int32)
-        arrays[f"{prefix or 'top_'}logits"] = _numpy(poles, "logits", np.float32)
-        arrays[f"{prefix}logsumexp"] = _numpy(poles, "logsumexp", np.float32)
-        arrays[f"{prefix}log_mean_top"] = _numpy(poles, "log_mean_top", np.float32)
-    arrays["bottom_logits"] = -arrays["bottom_logits"]  # as of +w
+    on, rank_in = _resolve(device, dtype)
     meta = {
         "model": source.name,
         "revision": source.revision,
         "weights": source.digests,
         "head_of": other.name if other else None,
         "head_weights": other.digests if other else None,
-        "lens": chosen.name,
+        "lens": get_lens(lens).name,
         "top_k": top_k,
-        "device": resolved[0],
-        "dtype": str(resolved[1]).removeprefix("torch."),
+        "device": on,
+        "dtype": str(rank_in).removeprefix("torch."),
         "passed": {"device": device, "dtype": dtype},
         "versions": {name: version(name) for name in ("flashinterp", "torch", "transformers", "safetensors")},
     }
-    return NeuronMap(**arrays, layers=wanted, n_neurons=source.layout.n_neurons, vocabulary=vocabulary, meta=meta)
+    return _Plan(source, other, get_lens(lens).name, top_k, wanted, on, rank_in, meta)
 
 
-def _numpy(poles: list[Pole], field: str, dtype: Any) -> NDArray[Any]:
-    return np.concatenate([getattr(p, field).cpu().numpy() for p in poles]).astype(dtype, copy=False)
+def _arrays(part: LayerDecode) -> Arrays:
+    """One layer's arrays under the map's names."""
+    arrays = {"norms": part.norms}
+    for prefix, pole in (("", part.plus), ("bottom_", part.minus)):
+        pole_arrays = {f"{prefix}logsumexp": pole.logsumexp, f"{prefix}log_mean_top": pole.log_mean_top}
+        arrays |= {f"{prefix or 'top_'}ids": pole.ids, f"{prefix or 'top_'}logits": pole.logits, **pole_arrays}
+    arrays["bottom_logits"] = -arrays["bottom_logits"]  # as of +w
+    return {
+        name: tensor.cpu().numpy().astype(np.int32 if name.endswith("ids") else np.float32, copy=False)
+        for name, tensor in arrays.items()
+    }
+
+
+def _whole(parts: LayerParts, layer: int) -> Arrays:
+    arrays = parts.load(layer)
+    if arrays is None:
+        raise MapError(f"layer {layer} is missing from {parts.folder}: run the same decode again, it goes on there")
+    return arrays
+
+
+# --- several processes ------------------------------------------------------------------------------
+
+
+def _process(device: str) -> tuple[int, int]:
+    """This process's index and their number, as a launcher says them; (0, 1) without one."""
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched == 1:
+        return 0, 1
+    state = _state(device)
+    if state.num_processes != launched:
+        raise MapError(
+            f"{launched} processes were launched and {state.num_processes} found each other: use one launcher"
+        )
+    return state.process_index, launched
+
+
+def _wait(count: int, device: str) -> None:
+    if count > 1:
+        _state(device).wait_for_everyone()
+
+
+def _state(device: str) -> Any:
+    """The process group, joined at the first call; without a word on the CPU, accelerate would not join one there."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=device == "cpu")
 
 
 def _resolve(device: str, dtype: str) -> tuple[str, torch.dtype]:

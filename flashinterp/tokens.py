@@ -11,7 +11,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,6 +72,9 @@ class Vocabulary:
         self.excluded[np.asarray(list(excluded), dtype=np.int64)] = True
         self.prefix_space = prefix_space
         self._tokenizer = tokenizer
+        self._ids: dict[str, int] = {}  # the lowest id of each surface, one that is not excluded where there is one
+        for i in (*np.flatnonzero(self.excluded)[::-1].tolist(), *np.flatnonzero(~self.excluded)[::-1].tolist()):
+            self._ids[self.surfaces[i]] = i
 
     def __len__(self) -> int:
         return len(self.surfaces)
@@ -104,14 +106,6 @@ class Vocabulary:
             prefix_space=bool(first) and first[0].startswith((_SENTENCEPIECE_SPACE, "Ġ")),
             tokenizer=tokenizer,
         )
-
-    @cached_property
-    def _ids(self) -> dict[str, int]:
-        ids: dict[str, int] = {}
-        for i, surface in enumerate(self.surfaces):
-            if surface not in ids or self.excluded[ids[surface]]:
-                ids[surface] = i
-        return ids
 
     def show(self, token_id: int) -> str:
         """The printed name of an id."""

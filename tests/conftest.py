@@ -1,0 +1,67 @@
+"""What many tests share: the fixture models, opened once, and how hard hypothesis tries."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+
+from fixtures.build import built
+from fixtures.build import truth as read_truth
+from flashinterp.checkpoint import Checkpoint, open_checkpoint
+
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("dev", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+# The tensors are tiny: a second thread gains nothing, and on a busy machine waits for the first ten times over.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def fixture_folder() -> Path:
+    """The folder that holds the three fixture models."""
+    return built()
+
+
+@pytest.fixture(scope="session")
+def planted(fixture_folder: Path) -> Checkpoint:
+    """The fixture with planted neurons."""
+    return open_checkpoint(fixture_folder / "planted")
+
+
+@pytest.fixture(scope="session")
+def tuned(fixture_folder: Path) -> Checkpoint:
+    """Its fine-tuned sibling, in which a known quarter of the neurons names other tokens."""
+    return open_checkpoint(fixture_folder / "tuned")
+
+
+@pytest.fixture(scope="session")
+def unplanted(fixture_folder: Path) -> Checkpoint:
+    """The same random model with nothing planted."""
+    return open_checkpoint(fixture_folder / "unplanted")
+
+
+@pytest.fixture(scope="session")
+def planted_model(planted: Checkpoint) -> Any:
+    """The planted fixture as a live transformers model; tests must leave it as they found it."""
+    return planted.load_model()
+
+
+@pytest.fixture(scope="session")
+def truth(fixture_folder: Path) -> dict[str, Any]:
+    """What was planted."""
+    return read_truth(fixture_folder)
+
+
+@pytest.fixture(scope="session")
+def real_model() -> str:
+    """The folder of a small trained model, which is not part of the project."""
+    folder = os.environ.get("FLASHINTERP_REAL_MODEL")
+    if not folder:
+        pytest.skip("FLASHINTERP_REAL_MODEL is unset: give it the folder of a small trained Llama to run this test")
+    return folder
