@@ -244,9 +244,10 @@ def _direction_table(judged: Judged) -> tuple[list[str], list[list[Any]], str]:
         ["claim", "pole", "claimed", "gate g", "act(g)", "z read", "z write", "read x write", "predicted", "observed"],
         rows,
         "A clamp at `up` adds act(g)·(c - u)·W_down[:, n], so the token's logit follows sign(act(g)) times the sign of "
-        "what the neuron writes (z write); g and act(g) are means at the measured position. z read: the word's logit "
-        "by the paper lens. A negative pole means that negative values stand for the word: turning the signs of a "
-        "gated neuron's up and down vectors changes nothing in the model, so either sign is as good.",
+        "what the neuron writes (z write), if it writes it at all: with z write near 0 the other tokens decide. g and "
+        "act(g) are means at the measured position. z read: the word's logit by the paper lens. A negative pole means "
+        "that negative values stand for the word: turning the signs of a gated neuron's up and down vectors changes "
+        "nothing in the model, so either sign is as good.",
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from flashinterp.checkpoint import Checkpoint
+from flashinterp.decode import token_logits
 from flashinterp.errors import ClaimError, FlashinterpError
 from flashinterp.neuron import LENSES, POLES, NeuronId, Pole
 from flashinterp.neuron_map import NeuronMap
@@ -162,8 +163,9 @@ def resolve_claim(claim: Claim, maps: dict[str, NeuronMap], checkpoint: Checkpoi
     claim_neuron.check(checkpoint.layout.n_layers, checkpoint.layout.n_neurons)
     if claim.pole is None:
         at = found_in.index(claim_neuron)
-        better = found_in.find(token, len(found_in) * 2, checkpoint=checkpoint)
-        claim = replace(claim, pole=next(f.pole for f in better if found_in.index(f.neuron) == at))
+        z = float(token_logits(checkpoint, claim.lens, [token.id], layers=[claim_neuron.layer])[claim_neuron.neuron, 0])
+        plus, minus = z - float(found_in.log_mean_top[at]), -z - float(found_in.bottom_log_mean_top[at])
+        claim = replace(claim, pole="+" if plus >= minus else "-")  # the higher score, ties to the positive
     return claim
 
 

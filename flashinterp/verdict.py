@@ -43,6 +43,8 @@ class Rule:
             the measured noise floor; float32 log-softmax itself rounds at 1e-6.
         min_auc: the smallest AUC at which a neuron reads its concept.
         unremarkable: a rank among controls above this says that the target does no more than they do.
+        max_mismatch: how many times louder or quieter than the controls' median a target may be; beyond
+            that they are no controls of it, and no side can be a yes.
     """
 
     alpha: float = 0.05
@@ -51,6 +53,7 @@ class Rule:
     identity_slack: float = 1e-5
     min_auc: float = 0.75
     unremarkable: float = 0.2
+    max_mismatch: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,8 @@ def judge(claims: Sequence[Claim], evidence: Sequence[Evidence | str], *, rule: 
     ]
     write_ps = [_write_p(c, e) for c, e in measured]
     read_ps = [_read_p(c, e) for c, e in measured]
-    write_qs, read_qs = iter(false_discovery(write_ps)), iter(false_discovery(read_ps))
+    # A test that had nothing to work on is no reason to be milder to the rest of the family: it counts as p = 1.
+    write_qs, read_qs = (iter(false_discovery([1.0 if p is None else p for p in ps])) for ps in (write_ps, read_ps))
     verdicts = []
     for claim, found, unfit in zip(claims, evidence, reasons, strict=True):
         if isinstance(found, str) or unfit is not None:
@@ -193,7 +197,7 @@ def judge(claims: Sequence[Claim], evidence: Sequence[Evidence | str], *, rule: 
         rng = np.random.default_rng([seed, *claim.id.encode()])
         writes = _writes(claim, found, next(write_qs), rule, rng)
         reads = _reads(claim, found, next(read_qs), rule, rng)
-        name, reason = _combine(writes, reads, found, len(measured), rule)
+        name, reason = _combine(claim, writes, reads, found, len(measured), rule)
         verdicts.append(Verdict(claim, name, reason, writes, reads, _explain(claim, found, writes)))
     return verdicts
 
@@ -246,6 +250,7 @@ def _writes(claim: Claim, e: Evidence, q: float | None, rule: Rule, rng: np.rand
         "shape": violation <= max(e.noise_floor, rule.max_violation * float(np.ptp(mean_curve))),
         "trend and rank": q is not None and q <= rule.alpha,
         "size": low >= rule.min_effect,
+        "controls match": _matched(e, rule),
     }
     figures = {
         "effect": effect.estimate,
@@ -298,6 +303,7 @@ def _reads(claim: Claim, e: Evidence, q: float | None, rule: Rule, rng: np.rando
         "alive": e.relative_scale >= DEAD_SCALE,
         "separates": area >= rule.min_auc,
         "test and rank": q is not None and q <= rule.alpha,
+        "controls match": _matched(e, rule),
     }
     figures = {
         "auc": area,
@@ -316,7 +322,15 @@ def _reads(claim: Claim, e: Evidence, q: float | None, rule: Rule, rng: np.rando
 # --- both ------------------------------------------------------------------------------------------
 
 
-def _combine(writes: SideResult, reads: SideResult, e: Evidence, n_claims: int, rule: Rule) -> tuple[VerdictName, str]:
+def _matched(e: Evidence, rule: Rule) -> bool:
+    """Whether the controls are of the target's kind, in activation scale and in column norm."""
+    ratios = [r for r in (e.control_scale_ratio, e.control_norm_ratio) if r is not None]
+    return all(1 / rule.max_mismatch <= r <= rule.max_mismatch for r in ratios)
+
+
+def _combine(
+    claim: Claim, writes: SideResult, reads: SideResult, e: Evidence, n_claims: int, rule: Rule
+) -> tuple[VerdictName, str]:
     if not writes.checks["identity"]:
         return "not_measured", (
             f"clamping to the own value moved a log-probability by {e.identity_error:.2g} nats, beyond the noise "
@@ -335,6 +349,8 @@ def _combine(writes: SideResult, reads: SideResult, e: Evidence, n_claims: int, 
         ("no", "no"): ("refuted", "it neither fires where the token is nor brings it, more than its controls do"),
     }
     name, reason = table.get((reads.answer, writes.answer), ("inconclusive", "the evidence goes neither way"))
+    if (name, LENSES[claim.lens].side) in (("lever", "write"), ("detector", "read")):
+        reason += f", and it was by what it {LENSES[claim.lens].side}s that it was chosen: mechanics, not a finding"
     if not reads.checks["alive"]:
         reason += f" (dead: its output is {e.relative_scale:.1g} of the layer's median)"
     return name, reason
@@ -356,7 +372,7 @@ def _explain(claim: Claim, e: Evidence, writes: SideResult) -> dict[str, Any]:
         "dose_low": float(e.doses[0]),
         "dose_high": float(e.doses[-1]),
         # What no gauge can change: whether the neuron writes what it reads, or its opposite.
-        "reads_times_writes": "+" if e.z_read * e.z_write > 0 else "-",
+        "reads_times_writes": {1.0: "+", -1.0: "-"}.get(float(np.sign(e.z_read * e.z_write)), "0"),
         "selected_by": LENSES[claim.lens].side,
         "control_scale_ratio": e.control_scale_ratio,
         "control_norm_ratio": e.control_norm_ratio,

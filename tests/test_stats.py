@@ -1,0 +1,290 @@
+"""The statistics against scipy, explicit formulas and simulation; what is undefined is None, never NaN."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats as scipy_stats
+
+from flashinterp.stats import (
+    bootstrap_mean,
+    false_discovery,
+    isotonic_violation,
+    mann_whitney_p,
+    page_trend,
+    rank_p,
+    separation,
+    smallest_family_p,
+    wilson,
+)
+
+finite = st.one_of(
+    st.floats(-1e6, 1e6), st.sampled_from([0.0, 1.0, 0.1, 1e-300, -1e-300])
+)  # ties are common on purpose
+
+
+def table(rows: tuple[int, int], columns: tuple[int, int]) -> st.SearchStrategy[Any]:
+    return st.tuples(st.integers(*rows), st.integers(*columns)).flatmap(
+        lambda s: arrays(np.float64, s, elements=finite)
+    )
+
+
+def vector(least: int, most: int) -> st.SearchStrategy[Any]:
+    return st.integers(least, most).flatmap(lambda n: arrays(np.float64, n, elements=finite))
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+# --- wilson -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 7), (7, 7), (3, 10), (754, 1000), (1, 1)])
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_wilson_is_the_closed_formula(k: int, n: int, level: float) -> None:
+    z = scipy_stats.norm.ppf(0.5 + level / 2)
+    middle = (k + z**2 / 2) / (n + z**2)
+    half = z / (n + z**2) * math.sqrt(k * (n - k) / n + z**2 / 4)
+    got = wilson(k, n, level)
+    assert got is not None
+    assert got.estimate == k / n
+    assert (got.low, got.high) == pytest.approx((middle - half, middle + half), abs=1e-12)
+
+
+def test_wilson_is_no_point_at_nought_or_all_and_nothing_without_trials() -> None:
+    none, every = wilson(0, 20), wilson(20, 20)
+    assert none is not None
+    assert every is not None
+    assert none.low == 0
+    assert none.high == pytest.approx(0.161, abs=5e-4)
+    assert every.low == pytest.approx(0.839, abs=5e-4)
+    assert every.high == 1
+    assert wilson(0, 0) is None
+
+
+# --- bootstrap --------------------------------------------------------------------------------------
+
+
+def test_bootstrap_is_scipys_bca_of_the_mean() -> None:
+    x = rng(3).exponential(size=25)
+    ci = scipy_stats.bootstrap((x,), np.mean, n_resamples=2000, method="BCa", rng=rng(1)).confidence_interval
+    got = bootstrap_mean(x, rng(1))
+    assert (got.estimate, got.low, got.high) == pytest.approx((x.mean(), ci.low, ci.high))
+
+
+def test_bootstrap_repeats_with_the_same_rng_and_not_with_another() -> None:
+    x = rng(3).normal(size=12)
+    assert bootstrap_mean(x, rng(5)) == bootstrap_mean(x, rng(5))
+    assert bootstrap_mean(x, rng(5)) != bootstrap_mean(x, rng(6))
+
+
+def test_bootstrap_covers_the_true_mean_about_as_often_as_it_says() -> None:
+    draw, hits, runs = rng(20250105), 0, 200
+    for _ in range(runs):
+        got = bootstrap_mean(draw.normal(2.0, 1.0, size=20), draw, resamples=300)
+        hits += got.low is not None and got.high is not None and got.low <= 2.0 <= got.high
+    # 95 % nominal; a bootstrap of 20 values runs at 92 to 93 %. Four standard errors of 200 runs are 7 %.
+    assert 0.86 <= hits / runs <= 0.99
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, 2.0], [0.3] * 8, [0.0, 0.0, 1e-300]])
+def test_bootstrap_gives_no_interval_where_there_is_none(values: list[float]) -> None:
+    got = bootstrap_mean(values, rng())
+    assert got.estimate == pytest.approx(np.mean(values))
+    assert (got.low, got.high) == (None, None)
+
+
+@settings(max_examples=30, deadline=None)
+@given(vector(1, 12))
+def test_bootstrap_is_finite_or_none_and_around_the_mean(values: np.ndarray) -> None:
+    got = bootstrap_mean(values, rng(), resamples=200)
+    assert math.isfinite(got.estimate)
+    assert (got.low is None) == (got.high is None)
+    if got.low is not None and got.high is not None:
+        rounding = 1e-12 * np.abs(values).max()
+        assert values.min() - rounding <= got.low <= got.high <= values.max() + rounding
+
+
+# --- trend ------------------------------------------------------------------------------------------
+
+RISING = np.arange(5.0) + np.array([[0.0], [10.0], [-3.0], [2.0]])  # [prompts, doses]
+
+
+@pytest.mark.parametrize(
+    ("data", "up", "down"), [(RISING, True, False), (-RISING, False, True), (RISING**3, True, False)]
+)
+def test_page_trend_follows_the_direction(data: np.ndarray, up: bool, down: bool) -> None:
+    for direction, expected in (("+", up), ("-", down)):
+        p = page_trend(data, direction)  # type: ignore[arg-type]
+        assert p is not None
+        assert (p < 1e-4) if expected else (p > 0.999)
+
+
+def test_page_trend_is_scipys() -> None:
+    data = rng(4).normal(size=(6, 5)) + 0.3 * np.arange(5)
+    assert page_trend(data, "+") == pytest.approx(scipy_stats.page_trend_test(data).pvalue)
+    assert page_trend(data, "-") == pytest.approx(scipy_stats.page_trend_test(data[:, ::-1]).pvalue)
+
+
+@pytest.mark.parametrize(
+    "data", [np.zeros((6, 5)), RISING[:1], RISING[:, :2], np.zeros((0, 5))], ids=lambda d: str(d.shape)
+)
+def test_page_trend_is_none_where_there_is_no_evidence(data: np.ndarray) -> None:
+    assert page_trend(data, "+") is None
+    assert page_trend(data, "-") is None
+
+
+def test_page_trend_keeps_its_level_on_noise() -> None:
+    draw = rng(20250105)
+    ps = [page_trend(draw.normal(size=(6, 5)), "+") for _ in range(300)]
+    share = np.mean([p is not None and p <= 0.05 for p in ps])
+    assert share <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 300)
+
+
+@settings(max_examples=40, deadline=None)
+@given(table((1, 7), (1, 9)), st.sampled_from("+-"))
+def test_page_trend_is_a_probability_or_none(data: np.ndarray, direction: Any) -> None:
+    p = page_trend(data, direction)
+    assert p is None or 0 <= p <= 1
+
+
+def test_page_trend_alone_would_pass_a_collapse_that_the_shape_shows() -> None:
+    collapse = np.tile([0.0, 1, 2, 3, 4, 5, 6, 2, 0.5], (8, 1)) + 0.01 * rng().normal(size=(8, 9))
+    p = page_trend(collapse, "+")
+    assert p is not None
+    assert p < 0.01
+    assert isotonic_violation(collapse.mean(axis=0), "+") > 1
+
+
+# --- shape ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("curve", "direction", "wanted"),
+    [
+        ([0, 1, 2, 3, 4], "+", 0.0),
+        ([0, 0, 2, 2, 4], "+", 0.0),
+        ([4, 3, 2, 1, 0], "-", 0.0),
+        ([4, 3, 2, 1, 0], "+", 2.0),  # best fit: their mean
+        ([0, 1, 2, 3, 0], "+", 5 / 3),  # 2, 3, 0 pool at 5/3
+        ([0, 2, 1, 3], "+", 0.5),
+        ([0, 2, 1, 3], "-", 1.5),
+        ([7], "+", 0.0),
+    ],
+)
+def test_isotonic_violation_by_hand(curve: list[float], direction: Any, wanted: float) -> None:
+    assert isotonic_violation(curve, direction) == pytest.approx(wanted)
+
+
+@settings(max_examples=40, deadline=None)
+@given(vector(1, 9))
+def test_isotonic_violation_is_nought_only_for_a_monotone_curve_and_mirrors(curve: np.ndarray) -> None:
+    up = isotonic_violation(curve, "+")
+    rounding = 1e-12 * np.abs(curve).max()  # the fit averages even what is equal
+    assert 0 <= up <= np.ptp(curve) + rounding
+    assert up == pytest.approx(isotonic_violation(-curve, "-"), rel=1e-6, abs=rounding)
+    assert (up <= rounding) == bool((np.diff(curve) >= -rounding).all())
+
+
+# --- rank and false discovery -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "controls", "wanted"),
+    [
+        (9.0, np.arange(9.0), 1 / 10),  # the floor
+        (8.0, np.arange(9.0), 2 / 10),  # a tie counts against the target
+        (0.1 + 0.2, [0.3] * 9, 1.0),  # also one that rounding hides
+        (0.3001, [0.3] * 9, 1 / 10),
+        (-np.inf, [-np.inf, 0.0], 1.0),
+        (-1.0, np.arange(9.0), 1.0),
+        (np.inf, [np.inf, 1.0], 2 / 3),
+        (1.0, [2.0], 1.0),
+        (1.0, [], None),
+    ],
+)
+def test_rank_p_by_hand(target: float, controls: Any, wanted: float | None) -> None:
+    assert rank_p(target, controls) == (None if wanted is None else pytest.approx(wanted))
+
+
+@settings(max_examples=40, deadline=None)
+@given(finite, vector(1, 40))
+def test_rank_p_has_its_floor(target: float, controls: np.ndarray) -> None:
+    p = rank_p(target, controls)
+    assert p is not None
+    assert 1 / (1 + len(controls)) <= p <= 1
+
+
+def benjamini_hochberg(ps: list[float]) -> list[float]:
+    """q_i = min over p_j >= p_i of m p_j / rank_j, by two loops."""
+    m = len(ps)
+    scaled = {p: p * m / sum(other <= p for other in ps) for p in ps}
+    return [min(1.0, min(s for other, s in scaled.items() if other >= p)) for p in ps]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=12))
+def test_false_discovery_is_benjamini_hochberg_over_those_that_exist(ps: list[float | None]) -> None:
+    qs = false_discovery(ps)
+    assert [q is None for q in qs] == [p is None for p in ps]
+    known = [p for p in ps if p is not None]
+    assert [q for q in qs if q is not None] == pytest.approx(benjamini_hochberg(known), rel=1e-9, abs=1e-300)
+
+
+def test_false_discovery_of_nothing_is_nothing() -> None:
+    assert false_discovery([]) == []
+    assert false_discovery([None, None]) == [None, None]
+    assert false_discovery([0.01, None, 0.03]) == [pytest.approx(0.02), None, pytest.approx(0.03)]
+
+
+@pytest.mark.parametrize(
+    ("controls", "claims", "true", "wanted"),
+    [(99, 30, 1, 0.3), (999, 30, 1, 0.03), (199, 9, 9, 0.005), (0, 1, 1, 1.0), (1, 9, 1, 1.0)],
+)
+def test_smallest_family_p_is_what_false_discovery_gives_at_the_floor(
+    controls: int, claims: int, true: int, wanted: float
+) -> None:
+    assert smallest_family_p(controls, claims, true) == pytest.approx(wanted)
+    ps = [1 / (controls + 1)] * true + [1.0] * (claims - true)
+    assert false_discovery(ps)[0] == pytest.approx(wanted)
+
+
+# --- two samples ------------------------------------------------------------------------------------
+
+
+def test_mann_whitney_is_one_sided() -> None:
+    low, high = np.arange(5.0), np.arange(5.0) + 10
+    assert mann_whitney_p(high, low) == pytest.approx(1 / math.comb(10, 5))
+    assert mann_whitney_p(low, high) == pytest.approx(1.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(vector(1, 6), table((1, 4), (1, 5)))
+def test_mann_whitney_is_a_probability(present: np.ndarray, absent: np.ndarray) -> None:
+    assert 0 <= mann_whitney_p(present, absent) <= 1
+
+
+def test_separation_is_the_gap_in_standard_deviations() -> None:
+    present, absent = np.array([[3.0, 0.0], [5.0, 1.0]]), np.array([[0.0, 2.0], [2.0, 4.0], [4.0, 6.0]])
+    assert separation(present, absent) == pytest.approx([(4 - 2) / 2, (0.5 - 4) / 2])
+
+
+@pytest.mark.parametrize(
+    ("present", "absent", "wanted"),
+    [([2.0, 2.0], [2.0, 2.0], 0.0), ([3.0], [2.0, 2.0], np.inf), ([1.0], [2.0, 2.0], -np.inf)],
+)
+def test_separation_of_constants(present: list[float], absent: list[float], wanted: float) -> None:
+    assert float(separation(np.array(present), np.array(absent))) == wanted
+
+
+@settings(max_examples=40, deadline=None)
+@given(vector(1, 5), vector(2, 9))
+def test_separation_is_never_nan(present: np.ndarray, absent: np.ndarray) -> None:
+    assert not np.isnan(separation(present, absent))
