@@ -111,7 +111,7 @@ def test_claims(audit: AuditSession, judged: Judged, bench: Bench, evidence: Evi
             dose_response, "stress", "Clamped from -500 to 500, as in the paper", [_stress(c, e) for c, e in panels]
         )
 
-    if audit.truth:
+    if audit.truth and not audit.options.claims:
         wrong = [f"{v.claim.id} is {v.verdict}: {v.reason}" for v in judged.verdicts if v.verdict != v.claim.expect]
         assert not wrong, "a planted neuron was misjudged: " + "; ".join(wrong)
     _check_file_claims(judged.verdicts)

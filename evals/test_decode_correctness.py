@@ -100,6 +100,10 @@ def _compare(pole: Pole, exact: Tensor, naive: float) -> tuple[float, int]:
     worst = float(gap[differ].max()) if bool(differ.any()) else 0.0
     assert worst <= 2 * allowed, f"an id is wrong: float64 separates it by {worst:.3g}, more than {2 * allowed:.3g}"
     assert bool((ids.sort(1).values.diff(dim=1) > 0).all()), "a token is listed twice"
+    tied = pole.logits.cpu().diff(dim=1) == 0
+    assert bool((ids.diff(dim=1)[tied] > 0).all()), "tokens with equal logits are not in the order of their ids"
+    if error == naive == 0:  # all products are exact, as those of small integers: so are the ties
+        assert not bool(differ.any()), "of tokens with equal logits, not those with the lower ids were kept"
     lse = (pole.logsumexp.cpu().double() - exact.logsumexp(1)).abs()
     count = min(100, exact.shape[1])
     mean = best.values[:, :count].logsumexp(1) - np.log(count)

@@ -36,9 +36,9 @@ class Profile:
 PROFILES = {
     p.name: p
     for p in (
-        Profile("smoke", prompts=6, contexts=4, absent=8, doses=5, controls=199, unrelated=10, stress_doses=11,
+        Profile("smoke", prompts=6, contexts=4, absent=8, doses=5, controls=239, unrelated=10, stress_doses=11,
                 answers=4, examples=10),
-        Profile("standard", prompts=12, contexts=8, absent=16, doses=7, controls=199, unrelated=20, stress_doses=21,
+        Profile("standard", prompts=12, contexts=8, absent=16, doses=7, controls=239, unrelated=20, stress_doses=21,
                 answers=10, examples=30),
         Profile("audit", prompts=24, contexts=8, absent=32, doses=11, controls=999, unrelated=50, stress_doses=41,
                 answers=30, examples=100),

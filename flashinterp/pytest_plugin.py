@@ -51,8 +51,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
 
 
-def pytest_report_header(config: pytest.Config) -> str:
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> str | None:
+    """What is about to be audited; nothing where no eval was collected."""
     o = config.option
+    if not any(map(_is_eval, items)):
+        return None
     return (
         f"flashinterp: model {o.model or 'SELF-TEST on the bundled fixtures'}, tuned {o.tuned or '-'}, "
         f"dtype {o.dtype}, device {o.device}, seed {o.seed}, profile {o.profile}, out {o.out}"

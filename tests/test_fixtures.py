@@ -187,7 +187,8 @@ def test_a_plant_writes_its_token_only_where_the_truth_says(plant: Any, planted:
     token = planted.vocabulary.resolve(plant.token).id
     column, head = planted.rows("down", plant.layer)[plant.neuron].double(), planted.head()[token].double()
     cosine = float(column @ head / column.norm() / head.norm())
-    want = (-1 if plant.pole == "-" else 1) if plant.writes else 0
+    leaning = plant.leaning / (1 + plant.leaning**2) ** 0.5
+    want = (-1 if plant.pole == "-" else 1) if plant.writes else leaning
     assert cosine == pytest.approx(want, abs=1e-5)
 
 

@@ -69,7 +69,7 @@ def dog(measured: list[Evidence | str]) -> Evidence:
 
 def test_the_planted_neurons_come_out_as_planted(verdicts: dict[str, Verdict], truth: dict[str, Any]) -> None:
     assert {i: v.verdict for i, v in verdicts.items()} == {p["id"]: p["verdict"] for p in truth["plants"]}
-    assert {v.verdict for v in verdicts.values()} == {"validated", "lever", "detector", "refuted"}
+    assert {v.verdict for v in verdicts.values()} == {"validated", "lever", "detector", "refuted", "inconclusive"}
 
 
 def test_a_neuron_planted_on_the_negative_pole_is_explained(verdicts: dict[str, Verdict]) -> None:

@@ -39,7 +39,7 @@ def load_results(folder: str | Path) -> dict[str, Any]:
     if results.get("schema_version") != SCHEMA_VERSION:
         raise RunError(
             f"the baseline {path} has schema {results.get('schema_version')}, this release reads {SCHEMA_VERSION}: "
-            "run the baseline again"
+            "give a baseline that was run with this release"
         )
     return results
 

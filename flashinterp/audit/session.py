@@ -21,6 +21,7 @@ from flashinterp.audit.folder import RunFolder
 from flashinterp.audit.report import render_html, render_markdown
 from flashinterp.audit.tables import Table, to_json, to_text
 from flashinterp.checkpoint import Checkpoint
+from flashinterp.errors import RunError
 from flashinterp.verdict import Verdict
 
 SCHEMA_VERSION = 1
@@ -127,6 +128,13 @@ class AuditSession:
     # --- what the evals record ----------------------------------------------------------------------
 
     def add_table(self, table: Table) -> None:
+        """Keep a table.
+
+        Raises:
+            RunError: there is one of this name already, and it would be lost.
+        """
+        if any(t.name == table.name for t in self.tables):
+            raise RunError(f"two tables are named {table.name!r}: give each its own name within the eval")
         self.folder.write_table(table)
         self.tables.append(table)
 

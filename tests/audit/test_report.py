@@ -24,7 +24,7 @@ ALLOWED = {
     *("html", "head", "meta", "title", "style", "body", "a", "header", "h1", "h2", "h3", "p"),
     *("nav", "ol", "ul", "li", "main", "section", "span", "div", "table", "caption", "thead"),
     *("tbody", "tr", "th", "td", "code", "dl", "dt", "dd", "br", "figure", "figcaption"),
-    *("script", "svg", "g", "defs", "clippath", "path", "use", "rect", "text"),
+    *("details", "summary", "script", "svg", "g", "defs", "clippath", "path", "use", "rect", "text"),
 }
 
 

@@ -1,0 +1,427 @@
+"""The evals are put to the test themselves: with one fault planted in the library, the right one must fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import flashinterp
+from flashinterp.audit import baseline, session  # pytester forgets what a run imports: these would come anew each time
+from flashinterp.checkpoint import Checkpoint
+from flashinterp.layout import Layout
+from flashinterp.neuron import get_lens
+from flashinterp.neuron_map import NeuronMap
+from flashinterp.tokens import Token, Vocabulary
+
+pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).parents[1]
+# Modules by their full names: in the package, functions of the same names stand in front of some of them.
+alignment, clamp, decode, measure, verdict = (
+    import_module(f"flashinterp.{name}") for name in ("alignment", "clamp", "decode", "measure", "verdict")
+)
+
+DECODE = "test_decode_correctness.py"
+CAUSALITY = "test_clamp_causality.py"
+NEURONS = "test_specialised_neurons.py"
+PRESERVATION = "test_finetune_preservation.py"
+STEERING = "test_concept_steering.py"
+ALIGNMENT = "test_vocabulary_alignment.py"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of real evals: its exit code and its folder."""
+
+    code: int
+    out: Path
+
+    @property
+    def results(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = json.loads((self.out / "results.json").read_text(encoding="utf-8"))
+        return loaded
+
+    @property
+    def red(self) -> dict[str, str]:
+        """The tests that failed or could not be set up, each with the reason."""
+        reasons = self.results["ledger"]["reasons"]
+        split = (r.partition("::")[2].partition(": ") for kind in ("failed", "errors") for r in reasons.get(kind, []))
+        return {test.partition("[")[0]: reason for test, _, reason in split}
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        return {v["id"]: v["verdict"] for v in self.results["verdicts"]}
+
+
+@dataclass(frozen=True)
+class Evals:
+    """The real evals, run in this process."""
+
+    pytester: pytest.Pytester
+
+    def __call__(self, where: str, *args: str, out: str = "run") -> Run:
+        given = ["-p", "no:cacheprovider", f"--rootdir={ROOT}", "-c", str(ROOT / "pyproject.toml")]
+        given += ["--profile", "smoke", "--out", out, *args, str(ROOT / "evals" / where)]
+        return Run(int(self.pytester.runpytest_inprocess(*given).ret), self.pytester.path / out)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported(planted_model: Any) -> None:
+    """What pytester would forget after each run and import again is imported before the first."""
+    assert planted_model is not None
+    assert baseline.SCHEMA_VERSION == session.SCHEMA_VERSION
+
+
+@pytest.fixture
+def evals(pytester: pytest.Pytester) -> Evals:
+    return Evals(pytester)
+
+
+# --- one fault at a time --------------------------------------------------------------------------------
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+def after(place: Any, name: str, change: Callable[..., Any]) -> Patch:
+    """A fault in what a function returns: ``change(result, *args, **kwargs)`` in place of the result."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        sound = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *args, **kwargs: change(sound(*args, **kwargs), *args, **kwargs))
+
+    return patch
+
+
+def instead(place: Any, name: str, fault: Any) -> Patch:
+    """A fault in place of a function."""
+    return lambda monkeypatch: monkeypatch.setattr(place, name, fault)
+
+
+def both(*patches: Patch) -> Patch:
+    """Two faults at once, where one guard would catch the other."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        for one in patches:
+            one(monkeypatch)
+
+    return patch
+
+
+def shift_ids(poles: Sequence[Any], rows: Any, head: Any, **_: Any) -> Any:
+    """Every id is one too high."""
+    return tuple(replace(pole, ids=(pole.ids + 1) % len(head)) for pole in poles)
+
+
+def ties_to_the_higher_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head is decoded from its end, so that of equal logits the higher id comes first."""
+    sound = decode.decode_rows
+
+    def turned(rows: Any, head: Any, **kwargs: Any) -> Any:
+        poles = sound(rows, head.flip(0), **kwargs)
+        return tuple(replace(pole, ids=len(head) - 1 - pole.ids) for pole in poles)
+
+    monkeypatch.setattr(decode, "decode_rows", turned)
+
+
+def too_much_mass(poles: Sequence[Any], *_: Any, **__: Any) -> Any:
+    """The normaliser is off by a thousandth."""
+    return tuple(replace(pole, logsumexp=pole.logsumexp + 1e-3) for pole in poles)
+
+
+def one_layer_off(sound: Any, layout: Layout, model: Any, site: Any, layer: int) -> Any:
+    """The clamp hangs on the next layer's module."""
+    return layout.module(model, "down" if site == "post" else site, (layer + 1) % layout.n_layers)
+
+
+def multiply(self: Any, x: Any, one: Any, where: slice) -> None:
+    """A clamp scales where it should fix."""
+    rows = slice(None) if one.rows is None else list(one.rows)
+    x[rows, where, one.neuron.neuron] *= float(one.value)
+    self.log.written[self.layer] += 1
+
+
+def leave_a_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clamp that forgets one of its hooks on the model."""
+    sound = clamp.clamp_rows
+
+    @contextmanager
+    def forgetful(model: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        with sound(model, *args, **kwargs) as log:
+            yield log
+        model.lm_head.register_forward_hook(lambda module, given, out: None)
+
+    monkeypatch.setattr(clamp, "clamp_rows", forgetful)
+
+
+def next_token(token: Token, vocabulary: Vocabulary, _: Any) -> Token:
+    """A text is taken for the token after its own."""
+    return Token(token.id + 1, vocabulary.surfaces[token.id + 1], token.form)
+
+
+def shuffled(rows: torch.Tensor, *_: Any) -> torch.Tensor:
+    """The rows on disk are not in the live model's order."""
+    return rows.roll(1, dims=0)
+
+
+def shuffled_down(rows: torch.Tensor, checkpoint: Checkpoint, kind: str, layer: int) -> torch.Tensor:
+    """The columns of W_down are not in the live model's order."""
+    return rows.roll(1, dims=0) if kind == "down" else rows
+
+
+def without_norm(rows: Any, checkpoint: Checkpoint, lens: Any, layer: int, **_: Any) -> Any:
+    """The write lens is handed to the head as it is."""
+    return checkpoint.rows("down", layer).float() if get_lens(lens).name == "write" else rows
+
+
+def other_pole(found: list[Any], *_: Any, **__: Any) -> list[Any]:
+    """The poles are named the wrong way round."""
+    return [f._replace(pole="-" if f.pole == "+" else "+") for f in found]
+
+
+def validated(verdicts: list[Any], *_: Any, **__: Any) -> list[Any]:
+    """A judge who says yes to everything."""
+    return [replace(v, verdict="validated") for v in verdicts]
+
+
+def smallest_rank(value: float, controls: Any) -> float | None:
+    """Any neuron beats all its controls."""
+    return 1 / (1 + len(controls)) if len(controls) else None
+
+
+def turned_curve(curves: Any, *_: Any, **__: Any) -> Any:
+    """The doses of a curve are in the wrong order."""
+    return replace(curves, log_probs=np.ascontiguousarray(curves.log_probs[:, ::-1]))
+
+
+def first_layer_unseen(result: Any, *_: Any, **__: Any) -> Any:
+    """The first layer's changes are not counted."""
+    kept = result.kept.copy()
+    kept[: result.map_a.n_neurons] = True
+    return replace(result, kept=kept)
+
+
+def no_clamp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steered answers are made without the steering."""
+    sound = flashinterp.steer
+
+    def idle(model: Any, tokenizer: Any, prompt: Any, clamps: dict[Any, float], **kwargs: Any) -> Any:
+        return sound(model, tokenizer, prompt, dict.fromkeys(clamps, 0.0), **kwargs)
+
+    monkeypatch.setattr(flashinterp, "steer", idle)
+
+
+def positive_only(aligned: Any, *_: Any) -> Any:
+    """Alignment with the sign left on."""
+    return replace(aligned, max_abs=aligned.map.top_logits[:, 0].astype(aligned.max_abs.dtype))
+
+
+BOTH_ON_DISK = after(Checkpoint, "rows", shuffled_down)
+WORD, MECHANICS = "test_specialised_neurons", "test_clamp_is_what_it_says"
+CONTROL = "test_nothing_is_found_where_nothing_is_planted"
+
+# The fault, the eval that must see it, and what the eval says of it.
+FAULTS = {
+    "ids shifted": (after(decode, "decode_rows", shift_ids), DECODE, "test_random_weights", "our logits are off by"),
+    "ties to the higher id": (ties_to_the_higher_id, DECODE, "test_random_weights", ""),
+    "logsumexp off": (after(decode, "decode_rows", too_much_mass), DECODE, "test_random_weights", "assert 0.00"),
+    "lens without its norm": (
+        after(decode, "lens_rows", without_norm),
+        DECODE,
+        "test_every_lens_on_the_model",
+        "our logits are off by",
+    ),
+    "clamp one layer off": (after(Layout, "site_module", one_layer_off), CAUSALITY, MECHANICS, "L1N17 at up: off by"),
+    "clamp multiplies": (instead(clamp._Writer, "_write_one", multiply), CAUSALITY, MECHANICS, "L1N17 at up: off by"),
+    "hook left behind": (leave_a_hook, CAUSALITY, MECHANICS, "hooks were left on lm_head"),
+    "head shuffled": (after(Checkpoint, "head", shuffled), CAUSALITY, MECHANICS, "LayoutError: the llama layout"),
+    "W_down shuffled": (BOTH_ON_DISK, CAUSALITY, MECHANICS, "LayoutError: the llama layout"),
+    "W_down shuffled and no probe": (
+        both(BOTH_ON_DISK, instead(flashinterp, "probe", lambda *_: {})),
+        CAUSALITY,
+        MECHANICS,
+        "L1N17 at up: off by",
+    ),
+    "curve turned round": (
+        after(measure, "sweep", turned_curve),
+        CAUSALITY,
+        "test_claims",
+        "a planted neuron was misjudged: dog is",
+    ),
+    "judge says yes": (after(verdict, "judge", validated), CAUSALITY, CONTROL, "validated where nothing was planted"),
+    "controls ignored": (
+        instead(verdict, "rank_p", smallest_rank),
+        CAUSALITY,
+        "test_claims",
+        "ocean-faint is validated",
+    ),
+    "token off by one": (after(Vocabulary, "resolve", next_token), NEURONS, WORD, "planted L3N31"),
+    "poles swapped": (after(NeuronMap, "find", other_pole), NEURONS, WORD, "assert '-' == '+'"),
+    "a layer not compared": (
+        after(flashinterp, "compare", first_layer_unseen),
+        PRESERVATION,
+        "test_top_tokens_kept",
+        "== 0.75",
+    ),
+    "steering without a clamp": (no_clamp, STEERING, "test_clamped_answers", "AssertionError: clamped"),
+    "signed alignment": (
+        after(alignment, "alignment_of", positive_only),
+        ALIGNMENT,
+        "test_alignment_by_layer",
+        "assert False",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_turns_its_eval_red(evals: Evals, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    plant, where, test, told = FAULTS[fault]
+    plant(monkeypatch)
+    run = evals(f"{where}::{test}")
+    assert run.code == 1
+    assert list(run.red) == [test]
+    assert told in run.red[test]
+    assert run.results["status"] == "failed"
+
+
+# --- no fault, twice ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Two runs with one seed, each in a process of its own: the whole suite, and the suite without its benchmark."""
+
+    whole: Run
+    again: Run
+    said: str
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory, fixture_folder: Path) -> Twins:
+    folder = tmp_path_factory.mktemp("twins")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # they run beside each other
+
+    def start(name: str, *args: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "pytest", "evals", "--profile", "smoke", "--out", str(folder / name), *args]
+        return subprocess.Popen(
+            [*command, "-p", "no:cacheprovider"],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    started = {"whole": start("whole"), "again": start("again", "--ignore=evals/test_decode_speed.py")}
+    said = [process.communicate(timeout=600)[0] for process in started.values()]
+    whole, again = (Run(process.returncode, folder / name) for name, process in started.items())
+    return Twins(whole, again, "\n".join(said))
+
+
+def test_without_a_fault_the_suite_is_green(twins: Twins, truth: dict[str, Any]) -> None:
+    assert (twins.whole.code, twins.again.code) == (0, 0), twins.said
+    results = twins.whole.results
+    ledger = results["ledger"]
+    assert (results["status"], results["partial"], ledger["deselected"]) == ("passed", False, 0)
+    assert ledger["passed"] == ledger["collected"] > 10
+    assert twins.whole.verdicts == {plant["id"]: plant["verdict"] for plant in truth["plants"]}
+
+
+def test_one_seed_gives_the_same_results(twins: Twins) -> None:
+    whole, again = (run.results for run in (twins.whole, twins.again))
+    assert again["partial"] is True
+    for results in (whole, again):
+        for key in ("started", "finished"):
+            del results["environment"][key]
+        del results["options"]["passed"]["out"], results["partial"], results["ledger"]
+        results["tables"] = [t for t in results["tables"] if not t["name"].startswith("decode_speed--")]
+    assert whole == again
+
+
+def test_one_seed_gives_the_same_files(twins: Twins) -> None:
+    """But for the times: the claims that were locked, every array and every figure, to the byte."""
+    names = [
+        p.relative_to(twins.whole.out)
+        for p in twins.whole.out.rglob("*")
+        if p.name == "claims.lock.json" or p.parent.name in ("raw", "figures")
+    ]
+    assert Path("claims.lock.json") in names
+    assert len(names) > 10
+    for name in names:
+        assert (twins.whole.out / name).read_bytes() == (twins.again.out / name).read_bytes(), name
+
+
+# --- claims from a file, and a baseline -------------------------------------------------------------------
+
+
+def write_claims(path: Path, truth: dict[str, Any], expect: dict[str, str], more: str = "") -> Path:
+    """A claim file about the planted neurons, with the verdicts that are expected of them."""
+    keys = {"id": "id", "token": "token", "name": "neuron", "pole": "pole", "lens": "lens"}
+    tables = [
+        "[[claim]]\n" + "".join(f"{key} = {json.dumps(plant[name])}\n" for name, key in keys.items())
+        + f"expect = {json.dumps(expect[plant['id']])}\n"
+        for plant in truth["plants"]
+    ]  # fmt: skip
+    path.write_text("\n".join([*tables, more]))
+    return path
+
+
+WRONG = '[[claim]]\nid = "wrong-dog"\ntoken = " dog"\nneuron = "L0N3"\nexpect = "validated"\n'
+
+
+@pytest.fixture
+def expected(truth: dict[str, Any]) -> dict[str, str]:
+    """The verdict of each planted neuron."""
+    return {plant["id"]: plant["verdict"] for plant in truth["plants"]}
+
+
+@pytest.mark.parametrize("own_model", [False, True], ids=["self-test", "--model"])
+def test_a_false_claim_fails_the_run_and_is_named(
+    evals: Evals, fixture_folder: Path, truth: dict[str, Any], expected: dict[str, str], own_model: bool
+) -> None:
+    claims = write_claims(evals.pytester.path / "claims.toml", truth, expected, WRONG)
+    given = ["--model", str(fixture_folder / "planted")] if own_model else []
+    run = evals(f"{CAUSALITY}::test_claims", "--claims", str(claims), *given)
+    assert run.code == 1
+    reason = run.red["test_claims"]
+    assert "wrong-dog" in reason
+    assert not [i for i in expected if f" {i} " in reason]
+    assert {i: v for i, v in run.verdicts.items() if i != "wrong-dog"} == expected
+
+
+def test_a_lost_neuron_fails_the_run_that_has_a_baseline(
+    evals: Evals, fixture_folder: Path, truth: dict[str, Any], expected: dict[str, str]
+) -> None:
+    folder = evals.pytester.path
+
+    def audit(model: str, expect: dict[str, str], *args: str, out: str) -> Run:
+        claims = write_claims(folder / f"{out}.toml", truth, expect)
+        given = ["--model", str(fixture_folder / model), "--claims", str(claims)]
+        return evals(f"{CAUSALITY}::test_claims", *given, *args, out=out)
+
+    before = audit("planted", expected, out="before")
+    assert (before.code, before.verdicts) == (0, expected)
+
+    unfounded = audit("unplanted", expected, out="unfounded")
+    assert unfounded.code == 1
+    assert "claims that do not hold" in unfounded.red["test_claims"]
+    assert "validated" not in unfounded.verdicts.values()
+
+    # The file now claims what is so: only the baseline can object.
+    after_all = audit("unplanted", unfounded.verdicts, "--baseline", "before", out="after")
+    assert after_all.code == 1
+    reason = after_all.red["test_claims"]
+    assert "lost since the baseline" in reason
+    named = {plant["id"] for plant in truth["plants"] if f"at {plant['name']})" in reason}
+    assert named == {i for i, v in expected.items() if v == "validated"}
