@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flashinterp import topk
+from flashinterp import gpu, topk
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.errors import CheckpointError, MapError, NeuronError
 from flashinterp.neuron import Lens, get_lens
@@ -59,8 +59,11 @@ def decode_rows(rows: Tensor, head: Tensor, *, top_k: int = SCORE_TOKENS) -> tup
 
     and the same for -z, without ever holding z for more than 512 rows.
 
+    On a CUDA GPU that the Triton kernels have been proved on, half-precision weights are multiplied as they are, with
+    float32 accumulation and float32 logits; elsewhere they are made float32 first. The logits are never rounded.
+
     Args:
-        rows: [n, d] float32 or float64.
+        rows: [n, d] float32 or float64, float16 or bfloat16.
         head: [V, d], same dtype and device.
         top_k: how many tokens to keep, at most V.
 
@@ -76,10 +79,31 @@ def decode_rows(rows: Tensor, head: Tensor, *, top_k: int = SCORE_TOKENS) -> tup
         raise MapError(f"top_k = {top_k} tokens cannot be kept: this head has {vocab}; choose 1 to {vocab}")
     if n == 0:
         raise MapError("there are no rows to decode: name at least one layer")
+    if rows.dtype != torch.float64 and top_k <= gpu.MOST and gpu.selection(str(rows.device)).triton:
+        return _decode_on_gpu(rows, head, top_k)
+    if rows.dtype not in (torch.float32, torch.float64):
+        rows, head = rows.float(), head.float()
     work = _Work.of(rows, vocab)
     parts = [_decode_chunk(chunk, head, work, top_k) for chunk in rows.split(_ROWS)]
     plus, minus = zip(*parts, strict=True)
     return _join(plus), _join(minus)
+
+
+def _decode_on_gpu(rows: Tensor, head: Tensor, top_k: int) -> tuple[Pole, Pole]:
+    """Both poles, by the kernels."""
+    sides: tuple[list[Pole], list[Pole]] = ([], [])
+    for _, z in gpu.logit_chunks(rows, head):
+        for side, found in zip(sides, gpu.select(z, len(head), top_k), strict=True):
+            pole = Pole(*(getattr(found, f).clone() for f in Pole.__dataclass_fields__))
+            _check_finite(pole.logits, pole.logsumexp)
+            side.append(pole)
+    return _join(sides[0]), _join(sides[1])
+
+
+def _check_finite(logits: Tensor, logsumexp: Tensor) -> None:
+    # In float32 even where they were computed in float64: that is what a map keeps.
+    if not bool(torch.isfinite(logits.float()).all() & torch.isfinite(logsumexp.float()).all()):
+        raise CheckpointError("a logit is beyond float32: the weights are damaged or not scaled; fetch them again")
 
 
 @dataclass(frozen=True)
@@ -120,9 +144,7 @@ def _decode_chunk(chunk: Tensor, head: Tensor, work: _Work, top_k: int) -> tuple
     poles = []
     for negate, maxima, logsumexp in ((False, work.maxima, masses[0]), (True, work.minima, masses[1])):
         ids, logits = topk.select(work.z, maxima, max(top_k, count), vocab, negate=negate)
-        # In float32 even where they were computed in float64: that is what a map keeps.
-        if not bool(torch.isfinite(logits.float()).all() & torch.isfinite(logsumexp.float()).all()):
-            raise CheckpointError("a logit is beyond float32: the weights are damaged or not scaled; fetch them again")
+        _check_finite(logits, logsumexp)
         log_mean_top = logits[:, :count].logsumexp(1) - math.log(count)
         poles.append(Pole(ids[:, :top_k].int(), logits[:, :top_k].clone(), logsumexp, log_mean_top))
     return poles[0], poles[1]
@@ -175,7 +197,7 @@ def lens_rows(
     comes from ``head_of`` (METHOD 2).
     """
     lens = get_lens(lens)
-    rows = checkpoint.rows(lens.weight, layer).to(dtype)  # type: ignore[arg-type]  # "post" is no lens's weight
+    rows = stored_rows(checkpoint, lens, layer).to(dtype)
     if not bool(torch.isfinite(rows.square().sum(1)).all()):  # RMSNorm would silently make such a row zero
         raise CheckpointError(
             f"{checkpoint.name}: a vector of layer {layer} is so large that its norm is beyond {dtype}: the weights "
@@ -187,6 +209,11 @@ def lens_rows(
         rows = rows * checkpoint.pre_norm(layer).to(dtype)
     final = (head_of or checkpoint).final_norm().to(dtype)
     return rms_norm(rows, final, checkpoint.layout.norm_eps)
+
+
+def stored_rows(checkpoint: Checkpoint, lens: Lens, layer: int) -> Tensor:
+    """The weights that a lens looks at, [F, d], as they are stored."""
+    return checkpoint.rows(lens.weight, layer)  # type: ignore[arg-type]  # "post" is no lens's weight
 
 
 @dataclass(frozen=True)
@@ -216,9 +243,15 @@ def decode_layers(
     """
     if not layers:
         return
-    head = (head_of or checkpoint).head().to(device, dtype)
+    head = (head_of or checkpoint).head()
+    halves = (torch.float16, torch.bfloat16)
+    # Weights as they are, where the GPU multiplies them exactly and twice as fast.
+    as_stored = not lens.residual and dtype == torch.float32 and head.dtype in halves and gpu.selection(device).triton
+    head = head.to(device) if as_stored else head.to(device, dtype)
 
     def read(layer: int) -> Tensor:
+        if as_stored and (rows := stored_rows(checkpoint, lens, layer)).dtype == head.dtype:
+            return rows
         return lens_rows(checkpoint, lens, layer, head_of=head_of, dtype=dtype)
 
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
@@ -227,8 +260,8 @@ def decode_layers(
             rows = coming.result().to(device)
             if done < len(layers):
                 coming = pool.submit(read, layers[done])
-            plus, minus = decode_rows(rows, head, top_k=top_k)
-            yield LayerDecode(layer, plus, minus, rows.norm(dim=1).float())
+            plus, minus = decode_rows(rows, head.to(rows.dtype), top_k=top_k)
+            yield LayerDecode(layer, plus, minus, rows.float().norm(dim=1) if as_stored else rows.norm(dim=1).float())
             if progress:
                 progress(done, len(layers))
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from flashinterp import gpu
 from flashinterp.checkpoint import Checkpoint, open_checkpoint
 from flashinterp.decode import SCORE_TOKENS, LayerDecode, check_layers, decode_layers
 from flashinterp.errors import CheckpointError, MapError
@@ -133,6 +134,7 @@ def _plan(
         "top_k": top_k,
         "device": on,
         "dtype": str(rank_in).removeprefix("torch."),
+        "selection": vars(gpu.selection(on)),
         "passed": {"device": device, "dtype": dtype},
         "versions": {name: version(name) for name in ("flashinterp", "torch", "transformers", "safetensors")},
     }
