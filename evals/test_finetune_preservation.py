@@ -110,10 +110,9 @@ def test_causal_role_kept(
         )
 
 
-def _not_measured(evidence: Evidence, reason: str) -> Any:
-    evidence.table(
-        f"not-measured-{evidence.recorded}", "Preservation", ["verdict", "reason"], [["not_measured", reason]]
-    )
+def _not_measured(evidence: Evidence, name: str) -> Any:
+    reason = "no fine-tune was given: name one with --tuned"
+    evidence.table(name, f"Preservation: {name}", ["verdict", "reason"], [["not_measured", reason]])
     pytest.skip(reason)
 
 

@@ -46,15 +46,27 @@ def test_specialised_neurons(
         certain = bool(listed) and listed[0].certain
         rows.append(
             [str(token), str(first.neuron), first.pole, first.score, total, first.probability]
-            + [first.score / second.score, certain, words]
+            + [first.score / second.score, paper.unit_score(first.neuron, token, first.pole), certain, words]
         )
     evidence.table(
         "neurons",
         "The specialised neuron of each word",
-        ["word", "neuron", "pole", "score", "score (sum)", "probability", "lead", "map certain", "its best words"],
+        [
+            "word",
+            "neuron",
+            "pole",
+            "score",
+            "score (sum)",
+            "probability",
+            "lead",
+            "unit score",
+            "map certain",
+            "its best words",
+        ],
         rows,
         "Lens: paper. Score: the word's probability over the mean of the neuron's 100 highest. Lead: the score "
-        "over the runner-up neuron's. Map certain: no neuron outside the saved map could score as high.",
+        "over the runner-up neuron's. Unit score: of the vector scaled to norm 1, which no rescaling of a gated neuron "
+        "changes. Map certain: no neuron outside the saved map could score as high.",
     )
     for text in tokens[:FIGURES]:
         _draw(paper, base.vocabulary.resolve(text), evidence)

@@ -323,6 +323,20 @@ class NeuronMap:
         scores[listed.rows] = np.exp(listed.logs)
         return scores
 
+    def unit_score(self, neuron: str | NeuronId, token: str | int | Token, pole: Pole = "+") -> float | None:
+        """A token's score with the neuron's vector scaled to norm 1: no rescaling of the model changes it (METHOD 2).
+
+        (c·w_up, w_down/c) is the same gated neuron for any c > 0, and its raw scores differ; this one does not.
+        None where the map does not list the token, keeps fewer than 100 tokens, or the vector is zero.
+        """
+        i, view = self.index(neuron), self._view(pole)
+        count = min(SCORE_TOKENS, len(self.vocabulary))
+        places = np.flatnonzero(view.ids[i] == self.vocabulary.resolve(token).id)
+        if places.size == 0 or view.ids.shape[1] < count or self.norms[i] == 0:
+            return None
+        unit = view.sign * view.logits[i].astype(np.float64) / float(self.norms[i])
+        return float(np.exp(unit[places[0]]) / np.exp(unit[:count]).mean())
+
     # --- files --------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from flashinterp import gpu
 from flashinterp.checkpoint import Checkpoint, open_checkpoint
@@ -52,7 +53,8 @@ def decode(
             the head (METHOD 5).
         save_to: where the map goes. Each finished layer is kept beside it until the map is whole, so that a
             decode that was killed goes on where it stopped.
-        progress: called with (layers done, layers in all).
+        progress: called with (layers done, layers in all); by default a bar is drawn on a terminal, from the
+            second second on.
 
     Raises:
         CheckpointError, LayoutError, NeuronError, MapError: see each; no map is written.
@@ -90,18 +92,26 @@ class _Plan:
     dtype: torch.dtype
     meta: dict[str, Any]
 
-    def run(self, layers: Sequence[int], progress: Progress | None) -> Any:
+    def run(self, layers: Sequence[int], progress: Progress | None) -> Iterator[LayerDecode]:
         """Decode some of the layers."""
-        return decode_layers(
-            self.source,
-            get_lens(self.lens),
-            layers,
-            top_k=self.top_k,
-            device=self.device,
-            dtype=self.dtype,
-            head_of=self.head_of,
-            progress=progress,
-        )
+        width = self.source.layout.n_neurons
+        # disable=None: no bar where the output is no terminal.
+        with tqdm(
+            total=len(layers) * width, unit="row", unit_scale=True, delay=2, disable=True if progress else None
+        ) as bar:
+            for part in decode_layers(
+                self.source,
+                get_lens(self.lens),
+                layers,
+                top_k=self.top_k,
+                device=self.device,
+                dtype=self.dtype,
+                head_of=self.head_of,
+                progress=progress,
+            ):
+                bar.set_description(f"layer {part.layer}", refresh=False)
+                bar.update(width)
+                yield part
 
     def join(self, parts: Sequence[Arrays]) -> NeuronMap:
         """Put the layers' arrays together."""

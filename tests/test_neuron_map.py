@@ -23,7 +23,7 @@ from flashinterp.errors import MapError, NeuronError, TokenError
 from flashinterp.neuron import POLES, NeuronId
 from flashinterp.neuron_map import NeuronMap
 from flashinterp.scan import decode
-from tests.helpers import log_mean_top, log_sum_exp, map_by_hand, paper_logits, small_checkpoint
+from tests.helpers import UP, edited_copy, log_mean_top, log_sum_exp, map_by_hand, paper_logits, small_checkpoint
 
 ARRAYS = (
     "top_ids",
@@ -442,3 +442,17 @@ def test_a_file_that_is_no_whole_map_is_refused_in_one_line(
         NeuronMap.load(path)
     assert len(str(caught.value).splitlines()) == 1
     assert str(path) in str(caught.value)
+
+
+def test_the_unit_score_is_the_same_for_a_rescaled_neuron(planted: Checkpoint, tmp_path: Path) -> None:
+    assert planted.folder is not None
+    scaled = edited_copy(planted.folder, tmp_path / "scaled", lambda t: t[UP.format(1)][17].mul_(3))
+    one, other = decode(planted), decode(str(scaled))
+    assert other.find(" dog", 1)[0].score > 2 * one.find(" dog", 1)[0].score
+    assert other.unit_score("L1N17", " dog") == pytest.approx(one.unit_score("L1N17", " dog"), rel=1e-5)
+    assert one.unit_score("L3N31", " California", "-") > one.unit_score("L0N3", one.words("L0N3")[0].token)  # type: ignore[operator]
+
+
+def test_the_unit_score_is_unknown_where_the_map_cannot_tell(planted: Checkpoint) -> None:
+    assert decode(planted, top_k=99).unit_score("L1N17", " dog") is None
+    assert decode(planted).unit_score("L1N17", " dog", "-") is None
