@@ -30,7 +30,7 @@ def main() -> None:
     if sizes.threads:
         torch.set_num_threads(sizes.threads)
     generator = torch.Generator().manual_seed(0)
-    rows, head = (0.02 * torch.randn(n, sizes.d, generator=generator) for n in (sizes.rows, sizes.vocab))
+    rows, head = (torch.randn(n, sizes.d, generator=generator).mul_(0.02) for n in (sizes.rows, sizes.vocab))
     ways = _ways(rows, head)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     grown = {}

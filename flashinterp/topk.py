@@ -16,7 +16,7 @@ from torch import Tensor
 BLOCK = 64
 """Tokens per block: reducing a tile to block maxima then costs 0.2 % of the product at d = 4,096."""
 
-_LOW_ID_FIRST = (1 << 32) - 1
+_LOW_FIRST = (1 << 32) - 1
 
 
 def padded(vocab: int) -> int:
@@ -66,50 +66,46 @@ def select(z: Tensor, maxima: Tensor, keep: int, vocab: int, *, negate: bool = F
     """
     n, blocks = maxima.shape
     chosen = _top(maxima, min(keep, blocks)).sort(1).values  # in id order, so that places are in id order too
-    lines = z.view(n * blocks, BLOCK).index_select(
-        0, (chosen + torch.arange(n, device=z.device)[:, None] * blocks).flatten()
-    )
-    candidates = lines.view(n, -1)  # [n, chosen * 64]
+    lines = (chosen + torch.arange(n, device=z.device)[:, None] * blocks).flatten()
+    values = z.view(n * blocks, BLOCK).index_select(0, lines).view(n, -1)  # [n, chosen * 64]
     if negate:
-        candidates.neg_()
-    ids = (chosen[:, :, None] * BLOCK + torch.arange(BLOCK, device=z.device)).flatten(1)
-    if vocab < z.shape[1]:
-        candidates.masked_fill_(ids >= vocab, -math.inf)
+        values.neg_()
+    if vocab < z.shape[1]:  # padding, at the end of those rows whose last block was chosen
+        values[chosen[:, -1] == blocks - 1, vocab - z.shape[1] :] = -math.inf
+    places = None
     if blocks >= keep:  # else fewer than keep maxima vouch for the floor
-        candidates, ids = _reaching(candidates, ids, maxima.gather(1, chosen).amin(1, keepdim=True), keep)
-    best = _top(candidates, keep, ids)
-    return ids.gather(1, best), candidates.gather(1, best)
+        values, places = _reaching(values, maxima.gather(1, chosen).amin(1, keepdim=True), keep)
+    best = _top(values, keep)
+    at = best if places is None else places.gather(1, best)
+    return chosen.gather(1, at // BLOCK) * BLOCK + at % BLOCK, values.gather(1, best)
 
 
-def _reaching(values: Tensor, ids: Tensor, floor: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    """Drop the candidates below a floor [n, 1] that at least ``keep`` of each row reach: [n, most that do].
+def _reaching(values: Tensor, floor: Tensor, keep: int) -> tuple[Tensor, Tensor | None]:
+    """Keep the values that reach a floor [n, 1], as at least ``keep`` of each row do, and their places, in order.
 
-    On random rows about 105 of 6,400 are left at keep = 100; with heavy ties all may be, which costs time only.
+    On random rows about 105 of 6,400 are left at keep = 100. With heavy ties all may be; then nothing is gained, and
+    they are given back as they are, without places.
     """
     reach = values >= floor
     width = max(int(reach.sum(1).max()), keep)
     if width * 2 > values.shape[1]:
-        return values, ids
-    rows, places = reach.nonzero(as_tuple=True)  # row by row, places ascending
+        return values, None
+    rows, columns = reach.nonzero(as_tuple=True)  # row by row, columns ascending
     first = torch.searchsorted(rows, torch.arange(len(values), device=values.device))
     at = torch.arange(len(rows), device=values.device) - first[rows]
     packed = values.new_full((len(values), width), -math.inf)
-    packed_ids = ids.new_zeros((len(values), width))
-    packed[rows, at], packed_ids[rows, at] = values[rows, places], ids[rows, places]
-    return packed, packed_ids
+    places = columns.new_zeros((len(values), width))
+    packed[rows, at], places[rows, at] = values[rows, columns], columns
+    return packed, places
 
 
-def _top(values: Tensor, k: int, ids: Tensor | None = None) -> Tensor:
-    """Positions [n, k] of the k largest per row, in order; equal values by lower id, or by position without ids.
-
-    Where ids are given, they ascend along each row, but for padding of -inf at its end.
-    """
+def _top(values: Tensor, k: int) -> Tensor:
+    """Positions [n, k] of the k largest per row, best first, equal values by lower position."""
     if values.dtype != torch.float32:
         return values.argsort(dim=1, descending=True, stable=True)[:, :k]
-    if ids is None:
-        ids = torch.arange(values.shape[1], device=values.device).expand_as(values)
-    # One int64 key each: the value's order above, the id's below, so that no two are equal.
-    return (_ordered_bits(values) << 32).bitwise_or_(_LOW_ID_FIRST - ids).topk(k, dim=1, sorted=True).indices
+    # One int64 key each: the value's order above, the position's below, so that no two are equal.
+    low_first = torch.arange(_LOW_FIRST, _LOW_FIRST - values.shape[1], -1, device=values.device)
+    return (_ordered_bits(values) << 32).bitwise_or_(low_first).topk(k, dim=1, sorted=True).indices
 
 
 def _ordered_bits(values: Tensor) -> Tensor:
