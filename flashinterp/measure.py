@@ -23,7 +23,7 @@ from flashinterp.neuron import NeuronId
 from flashinterp.profiles import Profile
 from flashinterp.prompts import PromptSet
 from flashinterp.stats import separation
-from flashinterp.sweep import Curves, last_log_probs, sweep
+from flashinterp.sweep import Curves, last_log_probs, log_odds, sweep
 from flashinterp.tokens import Token
 from flashinterp.verdict import Evidence
 
@@ -207,8 +207,6 @@ def _control_effects(
 
 
 def _clean_log_odds(curves: Curves) -> Floats:
-    from flashinterp.sweep import log_odds
-
     return log_odds(curves.clean[:, 0]).astype(np.float64)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +26,7 @@ from flashinterp.layout import Layout
 from flashinterp.neuron import get_lens
 from flashinterp.neuron_map import NeuronMap
 from flashinterp.tokens import Token, Vocabulary
+from tests.audit.test_report_browser import visit
 
 pytest_plugins = ["pytester"]
 
@@ -336,6 +339,14 @@ def test_without_a_fault_the_suite_is_green(twins: Twins, truth: dict[str, Any])
     assert (results["status"], results["partial"], ledger["deselected"]) == ("passed", False, 0)
     assert ledger["passed"] == ledger["collected"] > 10
     assert twins.whole.verdicts == {plant["id"]: plant["verdict"] for plant in truth["plants"]}
+
+
+def test_its_report_opens_in_a_browser_without_network_or_console_error(twins: Twins, tmp_path: Path) -> None:
+    dom, console, _ = visit(Path(shutil.copy(twins.whole.out / "report.html", tmp_path)))
+    assert console == []
+    assert re.findall(r"""(?:src|href)=["']?(?:\w+:)?//""", dom) == []
+    assert "<title>flashinterp self-test</title>" in dom
+    assert dom.count("<svg") > 5
 
 
 def test_one_seed_gives_the_same_results(twins: Twins) -> None:
