@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flashinterp.topk import ordered_bits
+
 DEPTH = 32
 """Neurons kept per pole and token: 33 MB for a vocabulary of 128,256, and more than a person reads."""
 
@@ -53,9 +55,7 @@ def _best_of_each(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The best `DEPTH` places of each token, and the rank of each; of equal scores, the earlier in ``places``."""
     # One int64 key: the token above, the score's order turned round below, so that higher scores come first.
-    bits = torch.from_numpy(scores + np.float32(0)).view(torch.int32)
-    order = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
-    keys = (torch.from_numpy(tokens).long() << 32) - order
+    keys = (torch.from_numpy(tokens).long() << 32) - ordered_bits(torch.from_numpy(scores))
     sort = keys.sort(stable=True).indices.numpy()
     in_order = tokens[sort]
     ranks = np.arange(len(sort)) - np.searchsorted(in_order, in_order, side="left")

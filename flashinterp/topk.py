@@ -105,10 +105,10 @@ def _top(values: Tensor, k: int) -> Tensor:
         return values.argsort(dim=1, descending=True, stable=True)[:, :k]
     # One int64 key each: the value's order above, the position's below, so that no two are equal.
     low_first = torch.arange(_LOW_FIRST, _LOW_FIRST - values.shape[1], -1, device=values.device)
-    return (_ordered_bits(values) << 32).bitwise_or_(low_first).topk(k, dim=1, sorted=True).indices
+    return (ordered_bits(values) << 32).bitwise_or_(low_first).topk(k, dim=1, sorted=True).indices
 
 
-def _ordered_bits(values: Tensor) -> Tensor:
+def ordered_bits(values: Tensor) -> Tensor:
     """int64 keys in the order of float32 values, -0 and +0 equal."""
     bits = (values + 0.0).view(torch.int32)
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()

@@ -198,7 +198,7 @@ def judge(claims: Sequence[Claim], evidence: Sequence[Evidence | str], *, rule: 
         writes = _writes(claim, found, next(write_qs), rule, rng)
         reads = _reads(claim, found, next(read_qs), rule, rng)
         name, reason = _combine(claim, writes, reads, found, len(measured), rule)
-        verdicts.append(Verdict(claim, name, reason, writes, reads, _explain(claim, found, writes)))
+        verdicts.append(Verdict(claim, name, reason, writes, reads, _explain(claim, found)))
     return verdicts
 
 
@@ -356,7 +356,7 @@ def _combine(
     return name, reason
 
 
-def _explain(claim: Claim, e: Evidence, writes: SideResult) -> dict[str, Any]:
+def _explain(claim: Claim, e: Evidence) -> dict[str, Any]:
     """Why the curve goes the way it goes: the gate's sign times what the neuron writes (METHOD 3)."""
     act = float(e.act_gate.mean())
     observed = float((e.log_odds[:, -1] - e.log_odds[:, 0]).mean())
