@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +34,7 @@ class _Source(Protocol):
 
     def names(self) -> Iterable[str]: ...
     def tensor(self, name: str) -> Tensor: ...
+    def dtype(self, name: str) -> torch.dtype: ...
     def digests(self) -> dict[str, str]: ...
 
 
@@ -69,7 +72,12 @@ class _SafetensorsFolder:
 
     def digests(self) -> dict[str, str]:
         files = sorted({*self.shard_of.values(), *_IDENTITY_FILES})
-        return {name: _sha256(self.folder / name) for name in files if (self.folder / name).is_file()}
+        paths = [path for name in files if (path := self.folder / name).is_file()]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves Python's lock, so shards go side by side
+            return {path.name: digest for path, digest in zip(paths, pool.map(_sha256, paths), strict=True)}
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self.tensor(name).dtype  # mapped into memory, not read
 
 
 class _LiveModel:
@@ -86,6 +94,9 @@ class _LiveModel:
         if tensor.is_meta:
             raise CheckpointError(f"tensor {name} is offloaded: open the model's folder instead of the live model")
         return tensor
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self.tensors[name].dtype
 
     def digests(self) -> dict[str, str]:
         whole = hashlib.sha256()
@@ -166,6 +177,10 @@ class Checkpoint:
         """U [V, d], the LM head, tied or not."""
         return self._checked(f"{self.layout.head}.weight", (self.layout.vocab_size, self.layout.d_model))
 
+    def head_dtype(self) -> torch.dtype:
+        """The dtype in which the LM head is stored; nothing of it is read."""
+        return self._source.dtype(f"{self.layout.head}.weight")
+
     def _checked(self, name: str, shape: tuple[int, ...]) -> Tensor:
         tensor = self._source.tensor(name)
         if tuple(tensor.shape) != shape:
@@ -178,7 +193,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.name}: {name} is stored as {tensor.dtype}, which is quantised: use the unquantised model"
             )
-        if not bool(torch.isfinite(tensor).all()):
+        if not _is_finite(tensor):
             bad = int((~torch.isfinite(tensor)).sum())
             raise CheckpointError(
                 f"{self.name}: {name} holds {bad} values that are NaN or infinite: the weights are damaged, or "
@@ -337,6 +352,11 @@ def _open(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({_first_line(error)}): fetch it again"
         ) from error
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all values are; NaN is passed on by minimum and maximum, and nothing as large as the tensor is made."""
+    return not tensor.numel() or bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
 
 
 def _sha256(path: Path) -> str:

@@ -1,52 +1,64 @@
-"""Rows times head to the best tokens of each row: the hot path (METHOD 2).
-
-The whole matrix of logits would be 235 GB for Llama 3.1 8B and is never stored. Rows go through in chunks
-and the vocabulary in tiles that stay in cache; `topk` then finds each row's best tokens from block maxima.
-"""
+"""Layer by layer: a lens's rows read from a checkpoint, and decoded on the fastest exact way there is (METHOD 2)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from flashinterp import gpu, topk
+from flashinterp import candidates, gpu
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.errors import CheckpointError, MapError, NeuronError
 from flashinterp.neuron import Lens, get_lens
 from flashinterp.probe import rms_norm
-
-SCORE_TOKENS = 100
-"""A score compares a token with the mean of this many highest probabilities (METHOD 2)."""
-
-_TILE = 1024  # tokens per product: 98 % of a core's best rate at 512 rows, against 83 % for 16,384
-_ROWS = 512  # rows per chunk: a chunk's logits at V = 128,256 are 263 MB in float32
-_EXP_SAFE = 80.0  # exp of this and of its negative are normal float32 numbers, and a sum of 2**20 of them is finite
+from flashinterp.product import SCORE_TOKENS, Pole, Poles, multiply
 
 
 @dataclass(frozen=True)
-class Pole:
-    """The best tokens of n rows, best first, ties to the lower id.
+class Way:
+    """How rows are multiplied with the head and their best tokens found, and why so.
 
     Attributes:
-        ids: [n, k] int32.
-        logits: [n, k] float32; for the negative pole these are the logits of -w.
-        logsumexp: [n] float32, over all V.
-        log_mean_top: [n] float32, logmeanexp of the 100 highest logits (of all V where V < 100).
+        name: ``triton`` (a GPU's product and kernels), ``bfloat16`` (candidates by a bfloat16 product, ranked in
+            float32), or ``plain`` (torch alone, in the dtype that logits are ranked in).
+        reason: what decided.
     """
 
-    ids: Tensor
-    logits: Tensor
-    logsumexp: Tensor
-    log_mean_top: Tensor
+    name: Literal["triton", "bfloat16", "plain"]
+    reason: str
 
 
-def decode_rows(rows: Tensor, head: Tensor, *, top_k: int = SCORE_TOKENS) -> tuple[Pole, Pole]:
+def choose_way(
+    device: str, weights: torch.dtype, rank_in: torch.dtype, *, d: int, vocab: int, top_k: int, exact_mass: bool = False
+) -> Way:
+    """The fastest way that gives the exact ids and logits.
+
+    Args:
+        device: where.
+        weights: the dtype of the rows and the head as they come to the product.
+        rank_in: float32 or float64.
+        d, vocab, top_k: the shape.
+        exact_mass: whether logsumexp, too, must be free of rounded logits.
+    """
+    if rank_in == torch.float64:
+        return Way("plain", "logits are ranked in float64")
+    on_gpu = gpu.selection(device)
+    if on_gpu.triton and top_k <= gpu.MOST:
+        return Way("triton", on_gpu.reason)
+    if device != "cpu" or weights != torch.bfloat16:
+        return Way("plain", f"the kernels keep at most {gpu.MOST} tokens" if on_gpu.triton else on_gpu.reason)
+    if exact_mass:
+        return Way("plain", "float32 was asked for")
+    return Way(*candidates.choose(d, vocab, top_k))
+
+
+def decode_rows(
+    rows: Tensor, head: Tensor, *, top_k: int = SCORE_TOKENS, poles: Poles = "both", way: Way | None = None
+) -> tuple[Pole, ...]:
     """Decode weight vectors with a head: the top tokens of w and of -w, from one product.
 
     Equivalent to::
@@ -59,16 +71,20 @@ def decode_rows(rows: Tensor, head: Tensor, *, top_k: int = SCORE_TOKENS) -> tup
 
     and the same for -z, without ever holding z for more than 512 rows.
 
-    On a CUDA GPU that the Triton kernels have been proved on, half-precision weights are multiplied as they are, with
-    float32 accumulation and float32 logits; elsewhere they are made float32 first. The logits are never rounded.
+    Half-precision weights are made float32 first, but for two cases in which they are multiplied as they are: on a CUDA
+    GPU that the Triton kernels have been proved on, with float32 accumulation and float32 logits; and bfloat16 on a
+    processor that multiplies it, where candidates are found by rounded logits and ranked by float32 ones
+    (`candidates`). No rounded logit is ever ranked or returned.
 
     Args:
         rows: [n, d] float32 or float64, float16 or bfloat16.
         head: [V, d], same dtype and device.
         top_k: how many tokens to keep, at most V.
+        poles: ``both``, or ``+`` for w alone.
+        way: how; by default the fastest that is exact here.
 
     Returns:
-        The positive and the negative pole.
+        The positive and the negative pole, or the positive one alone.
 
     Raises:
         MapError: top_k or rows out of range.
@@ -79,104 +95,15 @@ def decode_rows(rows: Tensor, head: Tensor, *, top_k: int = SCORE_TOKENS) -> tup
         raise MapError(f"top_k = {top_k} tokens cannot be kept: this head has {vocab}; choose 1 to {vocab}")
     if n == 0:
         raise MapError("there are no rows to decode: name at least one layer")
-    if rows.dtype != torch.float64 and top_k <= gpu.MOST and gpu.selection(str(rows.device)).triton:
-        return _decode_on_gpu(rows, head, top_k)
+    rank_in = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    way = way or choose_way(str(rows.device), rows.dtype, rank_in, d=head.shape[1], vocab=vocab, top_k=top_k)
+    if way.name == "triton":
+        return gpu.multiply(rows, head, top_k, poles)
+    if way.name == "bfloat16":
+        return candidates.multiply_bfloat16(rows, head, top_k, poles)
     if rows.dtype not in (torch.float32, torch.float64):
         rows, head = rows.float(), head.float()
-    work = _Work.of(rows, vocab)
-    parts = [_decode_chunk(chunk, head, work, top_k) for chunk in rows.split(_ROWS)]
-    plus, minus = zip(*parts, strict=True)
-    return _join(plus), _join(minus)
-
-
-def _decode_on_gpu(rows: Tensor, head: Tensor, top_k: int) -> tuple[Pole, Pole]:
-    """Both poles, by the kernels."""
-    sides: tuple[list[Pole], list[Pole]] = ([], [])
-    for _, z in gpu.logit_chunks(rows, head):
-        for side, found in zip(sides, gpu.select(z, len(head), top_k), strict=True):
-            pole = Pole(*(getattr(found, f).clone() for f in Pole.__dataclass_fields__))
-            _check_finite(pole.logits, pole.logsumexp)
-            side.append(pole)
-    return _join(sides[0]), _join(sides[1])
-
-
-def _check_finite(logits: Tensor, logsumexp: Tensor) -> None:
-    # In float32 even where they were computed in float64: that is what a map keeps.
-    if not bool(torch.isfinite(logits.float()).all() & torch.isfinite(logsumexp.float()).all()):
-        raise CheckpointError("a logit is beyond float32: the weights are damaged or not scaled; fetch them again")
-
-
-@dataclass(frozen=True)
-class _Work:
-    """Buffers for one chunk of n rows, made once for all chunks.
-
-    Attributes:
-        z: [n, V up to a whole block] the logits.
-        maxima, minima: [n, blocks] of z and of -z, both as maxima.
-        tile: [n, 1024] for exponentials.
-    """
-
-    z: Tensor
-    maxima: Tensor
-    minima: Tensor
-    tile: Tensor
-
-    @classmethod
-    def of(cls, rows: Tensor, vocab: int) -> _Work:
-        n, width = min(len(rows), _ROWS), topk.padded(vocab)
-        blocks = width // topk.BLOCK
-        return cls(*(rows.new_empty(n, columns) for columns in (width, blocks, blocks, min(_TILE, vocab))))
-
-    def first(self, n: int) -> _Work:
-        """The part for a last chunk of fewer rows."""
-        return self if n == len(self.z) else _Work(self.z[:n], self.maxima[:n], self.minima[:n], self.tile[:n])
-
-
-def _join(parts: Sequence[Pole]) -> Pole:
-    return Pole(*(torch.cat([getattr(p, f) for p in parts]) for f in Pole.__dataclass_fields__))
-
-
-def _decode_chunk(chunk: Tensor, head: Tensor, work: _Work, top_k: int) -> tuple[Pole, Pole]:
-    """Both poles of at most 512 rows."""
-    vocab, count = len(head), min(SCORE_TOKENS, len(head))
-    work = work.first(len(chunk))
-    masses = _fill(chunk, head, work)
-    poles = []
-    for negate, maxima, logsumexp in ((False, work.maxima, masses[0]), (True, work.minima, masses[1])):
-        ids, logits = topk.select(work.z, maxima, max(top_k, count), vocab, negate=negate)
-        _check_finite(logits, logsumexp)
-        log_mean_top = logits[:, :count].logsumexp(1) - math.log(count)
-        poles.append(Pole(ids[:, :top_k].int(), logits[:, :top_k].clone(), logsumexp, log_mean_top))
-    return poles[0], poles[1]
-
-
-def _fill(chunk: Tensor, head: Tensor, work: _Work) -> tuple[Tensor, Tensor]:
-    """Make a chunk's logits and block maxima, tile by tile while each is hot in cache.
-
-    Returns:
-        logsumexp [n] of z and of -z.
-    """
-    vocab = len(head)
-    plus = chunk.new_full((len(chunk),), -math.inf)
-    minus = plus.clone()
-    for start in range(0, vocab, _TILE):
-        stop = min(start + _TILE, vocab)
-        tile = work.z[:, start:stop]
-        torch.mm(chunk, head[start:stop].T, out=tile)
-        highest = topk.block_maxima(work.z, start, stop, work.maxima)
-        lowest = topk.block_maxima(work.z, start, stop, work.minima, negate=True)
-        part, part_minus = _tile_logsumexp(tile, work.tile, float(torch.maximum(highest, lowest).max()))
-        plus, minus = torch.logaddexp(plus, part), torch.logaddexp(minus, part_minus)
-    return plus, minus
-
-
-def _tile_logsumexp(tile: Tensor, scratch: Tensor, largest: float) -> tuple[Tensor, Tensor]:
-    """Both logsumexps [n] of one tile; ``largest`` is its largest absolute value."""
-    if not largest < _EXP_SAFE:
-        return tile.logsumexp(1), (-tile).logsumexp(1)
-    exps = scratch[:, : tile.shape[1]]
-    plus = torch.exp(tile, out=exps).sum(1).log()
-    return plus, exps.reciprocal_().sum(1).log()  # exp(-z) = 1 / exp(z): a tenth of the cost of another exp
+    return multiply(rows, head, top_k, poles)
 
 
 # --- lenses -----------------------------------------------------------------------------------------
@@ -234,6 +161,7 @@ def decode_layers(
     top_k: int,
     device: str,
     dtype: torch.dtype,
+    way: Way,
     head_of: Checkpoint | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[LayerDecode]:
@@ -244,9 +172,8 @@ def decode_layers(
     if not layers:
         return
     head = (head_of or checkpoint).head()
-    halves = (torch.float16, torch.bfloat16)
-    # Weights as they are, where the GPU multiplies them exactly and twice as fast.
-    as_stored = not lens.residual and dtype == torch.float32 and head.dtype in halves and gpu.selection(device).triton
+    # Weights as they are, where they are multiplied exactly and much faster than in float32.
+    as_stored = not lens.residual and way.name != "plain" and head.dtype in (torch.float16, torch.bfloat16)
     head = head.to(device) if as_stored else head.to(device, dtype)
 
     def read(layer: int) -> Tensor:
@@ -260,10 +187,18 @@ def decode_layers(
             rows = coming.result().to(device)
             if done < len(layers):
                 coming = pool.submit(read, layers[done])
-            plus, minus = decode_rows(rows, head.to(rows.dtype), top_k=top_k)
-            yield LayerDecode(layer, plus, minus, rows.float().norm(dim=1) if as_stored else rows.norm(dim=1).float())
+            same = rows.dtype == head.dtype  # else a layer that is stored otherwise than the head
+            plus, minus = decode_rows(rows, head.to(rows.dtype), top_k=top_k, way=way if same else None)
+            yield LayerDecode(layer, plus, minus, _norms(rows))
             if progress:
                 progress(done, len(layers))
+
+
+def _norms(rows: Tensor) -> Tensor:
+    """[F] float32, without a float32 copy of half-precision rows."""
+    accumulate = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=accumulate)
+    return norms.float()
 
 
 def token_logits(

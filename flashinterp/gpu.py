@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from flashinterp import topk
+from flashinterp.product import Pole, Poles
 
 MOST = 256
 """Tokens kept by the kernels at most: with more, their registers spill, and plain torch is taken."""
@@ -50,23 +51,43 @@ def prove(device: str) -> Selection:
     """Run the kernels on random logits with ties, which must give plain torch's ids and values."""
     try:
         z = _probe_logits().to(device)
-        pair = select(z, _PROBE_VOCAB, _PROBE_KEEP)
+        both = select(z, _PROBE_VOCAB, _PROBE_KEEP)
     except Exception as error:  # a compiler or driver that does not suit: plain torch still works
         return Selection(False, f"the kernels do not run here ({type(error).__name__})")
-    for negate, got in zip((False, True), pair, strict=True):
+    for negate, got in zip((False, True), both, strict=True):
         maxima = z.new_empty(len(z), z.shape[1] // topk.BLOCK)
         topk.block_maxima(z, 0, _PROBE_VOCAB, maxima, negate=negate)
         ids, values = topk.select(z, maxima, _PROBE_KEEP, _PROBE_VOCAB, negate=negate)
-        if got is None or not (torch.equal(ids.int(), got.ids) and torch.equal(values + 0.0, got.logits)):
+        if not (torch.equal(ids.int(), got.ids) and torch.equal(values + 0.0, got.logits)):
             return Selection(False, "the kernels do not agree with plain torch here")
     return Selection(True, "the kernels agree with plain torch here")
 
 
-def select(z: Tensor, vocab: int, keep: int) -> tuple[Any, Any]:
-    """The kernels' `select`, both poles; its results may be overwritten by the next call."""
+def multiply(rows: Tensor, head: Tensor, top_k: int, poles: Poles) -> tuple[Pole, ...]:
+    """The poles of rows [n, d] with a head [V, d] on a CUDA device, by the kernels; top_k is at most `MOST`.
+
+    Raises:
+        CheckpointError: a logit is beyond float32.
+    """
+    workspace, parts = None, []
+    for _, z in logit_chunks(rows, head):
+        workspace = workspace or _workspace(len(z), len(head), top_k, poles, rows.device)
+        parts.append([found.clone() for found in select(z, len(head), top_k, poles=poles, workspace=workspace)])
+    return tuple(Pole.join(side) for side in zip(*parts, strict=True))
+
+
+def select(z: Tensor, vocab: int, keep: int, *, poles: Poles = "both", workspace: Any = None) -> list[Pole]:
+    """The kernels' `select`; with a workspace its results are overwritten by the next call."""
     from flashinterp._kernels import select as kernels  # imports triton
 
-    return kernels.select(z, vocab, keep)
+    pair = kernels.select(z, vocab, keep, poles=poles, workspace=workspace)
+    return [Pole(found.ids, found.logits, found.logsumexp, found.log_mean_top).checked() for found in pair if found]
+
+
+def _workspace(rows: int, vocab: int, keep: int, poles: Poles, device: torch.device) -> Any:
+    from flashinterp._kernels import select as kernels
+
+    return kernels.Workspace.allocate(rows, kernels.Plan(vocab, keep, 2 if poles == "both" else 1), device)
 
 
 def _probe_logits() -> Tensor:

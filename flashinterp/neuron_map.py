@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from flashinterp.checkpoint import Checkpoint
-from flashinterp.decode import SCORE_TOKENS, token_logits
+from flashinterp.decode import token_logits
 from flashinterp.errors import MapError, NeuronError
 from flashinterp.files import read_arrays, write_arrays
 from flashinterp.map_index import DEPTH, PoleIndex
 from flashinterp.neuron import POLES, NeuronId, Pole
+from flashinterp.product import SCORE_TOKENS
 from flashinterp.tokens import Token, Vocabulary
 
 SCHEMA_VERSION = 2

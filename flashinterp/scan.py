@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from flashinterp import gpu
 from flashinterp.checkpoint import Checkpoint, open_checkpoint
-from flashinterp.decode import SCORE_TOKENS, LayerDecode, check_layers, decode_layers
+from flashinterp.decode import LayerDecode, Way, check_layers, choose_way, decode_layers
 from flashinterp.errors import CheckpointError, MapError
 from flashinterp.files import Arrays
 from flashinterp.neuron import get_lens
 from flashinterp.neuron_map import NeuronMap
 from flashinterp.parts import LayerParts
+from flashinterp.product import SCORE_TOKENS
 
 Progress = Callable[[int, int], None]
 
@@ -48,7 +48,9 @@ def decode(
         top_k: tokens to keep per neuron and pole, at most V.
         layers: which layers; all by default.
         device: ``auto`` takes a CUDA GPU where there is one.
-        dtype: ``float32`` (also ``auto``) or ``float64``; logits are ranked in it, never rounded before.
+        dtype: ``float32`` or ``float64``: logits are ranked in it, never rounded before. ``auto`` ranks in float32, and
+            where bfloat16 weights meet a processor that multiplies them, finds the candidates that way: the same ids
+            and logits, sooner; logsumexp to about 1e-5. ``meta["way"]`` says what was done.
         head_of: another checkpoint whose head and final norm to use, to tell a change of rows from one of
             the head (METHOD 5).
         save_to: where the map goes. Each finished layer is kept beside it until the map is whole, so that a
@@ -90,6 +92,7 @@ class _Plan:
     layers: tuple[int, ...]
     device: str
     dtype: torch.dtype
+    way: Way
     meta: dict[str, Any]
 
     def run(self, layers: Sequence[int], progress: Progress | None) -> Iterator[LayerDecode]:
@@ -106,6 +109,7 @@ class _Plan:
                 top_k=self.top_k,
                 device=self.device,
                 dtype=self.dtype,
+                way=self.way,
                 head_of=self.head_of,
                 progress=progress,
             ):
@@ -134,6 +138,7 @@ def _plan(
         )
     wanted = check_layers(source, layers)
     on, rank_in = _resolve(device, dtype)
+    way = _way(other or source, get_lens(lens).residual, on, rank_in, top_k, exact_mass=dtype == "float32")
     meta = {
         "model": source.name,
         "revision": source.revision,
@@ -144,11 +149,19 @@ def _plan(
         "top_k": top_k,
         "device": on,
         "dtype": str(rank_in).removeprefix("torch."),
-        "selection": vars(gpu.selection(on)),
+        "way": vars(way),
         "passed": {"device": device, "dtype": dtype},
         "versions": {name: version(name) for name in ("flashinterp", "torch", "transformers", "safetensors")},
     }
-    return _Plan(source, other, get_lens(lens).name, top_k, wanted, on, rank_in, meta)
+    return _Plan(source, other, get_lens(lens).name, top_k, wanted, on, rank_in, way, meta)
+
+
+def _way(head_from: Checkpoint, residual: bool, device: str, rank_in: torch.dtype, top_k: int, exact_mass: bool) -> Way:
+    """How this decode is done; the residual lenses compute their rows, so these are no longer as stored."""
+    layout = head_from.layout
+    weights = rank_in if residual else head_from.head_dtype()
+    shape = {"d": layout.d_model, "vocab": layout.vocab_size, "top_k": top_k}
+    return choose_way(device, weights, rank_in, **shape, exact_mass=exact_mass)
 
 
 def _arrays(part: LayerDecode) -> Arrays:

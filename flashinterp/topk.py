@@ -64,20 +64,37 @@ def select(z: Tensor, maxima: Tensor, keep: int, vocab: int, *, negate: bool = F
     Returns:
         ids [n, keep] int64 and values [n, keep], those of -z where ``negate``.
     """
-    n, blocks = maxima.shape
-    chosen = _top(maxima, min(keep, blocks)).sort(1).values  # in id order, so that places are in id order too
+    blocks = maxima.shape[1]
+    chosen = best(maxima, min(keep, blocks)).sort(1).values  # in id order, so that places are in id order too
+    values = gather(z, chosen, vocab, negate=negate)
+    places = None
+    if blocks >= keep:  # else fewer than keep maxima vouch for the floor
+        values, places = _reaching(values, maxima.gather(1, chosen).amin(1, keepdim=True), keep)
+    first = best(values, keep)
+    at = first if places is None else places.gather(1, first)
+    return ids_of(chosen, at), values.gather(1, first)
+
+
+def gather(z: Tensor, chosen: Tensor, vocab: int, *, negate: bool = False) -> Tensor:
+    """The values of whole blocks: [n, chosen * 64] of z (or of -z), -inf beyond ``vocab``.
+
+    Args:
+        z: [n, V up to a whole block].
+        chosen: [n, chosen] blocks, ascending.
+    """
+    n, blocks = len(z), z.shape[1] // BLOCK
     lines = (chosen + torch.arange(n, device=z.device)[:, None] * blocks).flatten()
-    values = z.view(n * blocks, BLOCK).index_select(0, lines).view(n, -1)  # [n, chosen * 64]
+    values = z.view(n * blocks, BLOCK).index_select(0, lines).view(n, -1)
     if negate:
         values.neg_()
     if vocab < z.shape[1]:  # padding, at the end of those rows whose last block was chosen
         values[chosen[:, -1] == blocks - 1, vocab - z.shape[1] :] = -math.inf
-    places = None
-    if blocks >= keep:  # else fewer than keep maxima vouch for the floor
-        values, places = _reaching(values, maxima.gather(1, chosen).amin(1, keepdim=True), keep)
-    best = _top(values, keep)
-    at = best if places is None else places.gather(1, best)
-    return chosen.gather(1, at // BLOCK) * BLOCK + at % BLOCK, values.gather(1, best)
+    return values
+
+
+def ids_of(chosen: Tensor, places: Tensor) -> Tensor:
+    """Token ids [n, m] of places [n, m] in what `gather` gave for the blocks chosen [n, chosen]."""
+    return chosen.gather(1, places // BLOCK) * BLOCK + places % BLOCK
 
 
 def _reaching(values: Tensor, floor: Tensor, keep: int) -> tuple[Tensor, Tensor | None]:
@@ -99,7 +116,7 @@ def _reaching(values: Tensor, floor: Tensor, keep: int) -> tuple[Tensor, Tensor 
     return packed, places
 
 
-def _top(values: Tensor, k: int) -> Tensor:
+def best(values: Tensor, k: int) -> Tensor:
     """Positions [n, k] of the k largest per row, best first, equal values by lower position."""
     if values.dtype != torch.float32:
         return values.argsort(dim=1, descending=True, stable=True)[:, :k]

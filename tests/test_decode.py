@@ -1,273 +1,85 @@
-"""The hot path against an explicit product in float64, and the five lenses against the live model's own modules."""
+"""The lenses against the live model's own modules, the ways of decoding, and the layers."""
 
 from __future__ import annotations
 
-import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flashinterp import candidates, gpu
 from flashinterp.checkpoint import open_checkpoint
-from flashinterp.decode import SCORE_TOKENS, Pole, check_layers, decode_rows, lens_rows, token_logits
-from flashinterp.errors import CheckpointError, MapError, NeuronError
+from flashinterp.decode import Way, check_layers, choose_way, decode_rows, lens_rows, token_logits
+from flashinterp.errors import CheckpointError, NeuronError
 from flashinterp.neuron import LENSES, Lens
 from flashinterp.scan import decode
 from tests.helpers import edited_copy, log_mean_top, log_sum_exp, small_checkpoint
 
-# Around one block (64), one tile (1,024), the 100 tokens of a score, and their neighbours. Above 6,400 there are more
-# than 100 blocks, so that some are left out.
-VOCABS = (1, 2, 63, 64, 65, 99, 100, 101, 127, 128, 130, 1023, 1024, 1025, 1100, 2112, 6400, 6465, 13_001)
-EXAMPLES = settings(max_examples=60)
-
-
-class Case(NamedTuple):
-    """Rows [n, d] and head [V, d], and how many tokens to keep."""
-
-    rows: Tensor
-    head: Tensor
-    top_k: int
-
-
-def _duplicated(rng: np.random.Generator, head: NDArray[np.float64]) -> NDArray[np.float64]:
-    return head[rng.integers(0, min(3, len(head)), len(head))]
-
-
-HEADS = {
-    "plain": lambda rng, head: head,
-    "three rows, repeated": _duplicated,
-    "all rows equal": lambda rng, head: np.repeat(head[:1], len(head), axis=0),
-    "half the rows zero": lambda rng, head: head * (rng.random(len(head)) < 0.5)[:, None],
-    "all rows zero": lambda rng, head: head * 0,
-    "both zeros": lambda rng, head: np.where(rng.random(head.shape) < 0.5, -0.0, 0.0) * np.sign(head),
-    "one high token a block": lambda rng, head: head * np.where(np.arange(len(head)) % 64 == 5, 8, 1)[:, None],
-    "one token far above": lambda rng, head: head * np.where(np.arange(len(head)) == len(head) // 2, 8, 1)[:, None],
-}
-
-
-@st.composite
-def cases(draw: st.DrawFn, *, integers: bool) -> Case:
-    """Rows and a head of odd shapes; small integers make every product exact and ties frequent."""
-    vocab, d = draw(st.sampled_from(VOCABS)), draw(st.sampled_from((1, 2, 5, 16)))
-    n = draw(st.integers(1, 6))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    make = (lambda *s: rng.integers(-2, 3, s).astype(float)) if integers else (lambda *s: rng.standard_normal(s))
-    rows, head = make(n, d), make(vocab, d)
-    head = HEADS[draw(st.sampled_from(sorted(HEADS)))](rng, head)
-    if draw(st.booleans()):
-        rows[0] = draw(st.sampled_from((0.0, -0.0)))
-    stored = draw(st.sampled_from((torch.float32, torch.float16, torch.bfloat16)))
-    top_k = draw(st.one_of(st.sampled_from((1, vocab)), st.integers(1, vocab)))
-    return Case(torch.tensor(rows).to(stored).float(), torch.tensor(head).to(stored).float(), top_k)
-
-
-def _product(case: Case) -> NDArray[np.float64]:
-    product: NDArray[np.float64] = (case.rows.double() @ case.head.double().T).numpy()
-    return product
-
 
 def _ranked(z: NDArray[Any]) -> NDArray[np.int64]:
-    """Ids from best to worst, equal logits (-0.0 and +0.0 among them) by lower id."""
+    """Ids from best to worst, equal logits by lower id."""
     return np.argsort(-z, axis=1, kind="stable")
 
 
-def _assert_same(a: Pole, b: Pole, *, logsumexp_atol: float = 0) -> None:
-    for field in ("ids", "logits", "logsumexp", "log_mean_top"):
-        atol = logsumexp_atol if field == "logsumexp" else 0
-        torch.testing.assert_close(
-            getattr(a, field), getattr(b, field), rtol=0, atol=atol, msg=lambda m, f=field: f + m
-        )
+# --- ways -------------------------------------------------------------------------------------------
+
+LARGE = {"d": 4096, "vocab": 128_256, "top_k": 100}
 
 
-def _assert_sums(pole: Pole, z: NDArray[np.float64]) -> None:
-    """The two sums within float32 rounding of a sum over V terms; 1e-5 is 80 units in the last place of 1."""
-    np.testing.assert_allclose(pole.logsumexp.numpy(), log_sum_exp(z), rtol=1e-6, atol=1e-5)
-    np.testing.assert_allclose(pole.log_mean_top.numpy(), log_mean_top(z), rtol=1e-6, atol=1e-5)
+@pytest.fixture
+def able(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that multiplies bfloat16."""
+    monkeypatch.setattr(candidates, "bfloat16", lambda: candidates.Bfloat16(True, "it agrees"))
 
 
-# --- exact arithmetic: every id is decided ----------------------------------------------------------
-
-
-@EXAMPLES
-@given(cases(integers=True), st.sampled_from((torch.float32, torch.float64)))
-def test_exact_logits_are_ranked_as_a_full_stable_sort_ranks_them(case: Case, dtype: torch.dtype) -> None:
-    poles = decode_rows(case.rows.to(dtype), case.head.to(dtype), top_k=case.top_k)
-    for pole, z in zip(poles, (_product(case), -_product(case)), strict=True):
-        order = _ranked(z)[:, : case.top_k]
-        np.testing.assert_array_equal(pole.ids.numpy(), order)
-        np.testing.assert_array_equal(pole.logits.numpy(), np.take_along_axis(z, order, axis=1))
-        assert pole.ids.dtype == torch.int32
-        assert pole.logits.dtype == dtype
-        _assert_sums(pole, z)
-
-
-@EXAMPLES
-@given(cases(integers=True), st.randoms(use_true_random=False))
-def test_permuting_rows_permutes_the_results(case: Case, random: Any) -> None:
-    order = list(range(len(case.rows)))
-    random.shuffle(order)
-    straight, mixed = (decode_rows(rows, case.head, top_k=case.top_k) for rows in (case.rows, case.rows[order]))
-    for a, b in zip(straight, mixed, strict=True):
-        _assert_same(Pole(a.ids[order], a.logits[order], a.logsumexp[order], a.log_mean_top[order]), b)
-
-
-@pytest.mark.parametrize("top_k", [1, 30, 100, 150])
-@pytest.mark.parametrize("spacing", [64, 65, 127, 1])
-def test_the_best_tokens_are_found_wherever_they_lie(spacing: int, top_k: int) -> None:
-    """150 tokens stand above the rest: each in a block of its own, or all of them in three."""
-    head = torch.zeros(20_000, 1)
-    best = 7 + spacing * torch.randperm(150, generator=torch.Generator().manual_seed(spacing))
-    head[best, 0] = torch.arange(150.0, 0.0, -1.0)
-    plus, minus = decode_rows(torch.tensor([[1.0], [-2.0]]), head, top_k=top_k)
-    for pole, row in ((plus, 0), (minus, 1)):
-        assert pole.ids[row].tolist() == best[:top_k].tolist()
-    # On the other pole all that is left is zero, and the lowest ids are the first.
-    zero = [i for i in range(400) if head[i] == 0][:top_k]
-    assert minus.ids[0].tolist() == plus.ids[1].tolist() == zero
-
-
-@pytest.mark.parametrize("n", [511, 512, 513, 1025])
-@pytest.mark.parametrize("vocab", [70, 130])
-def test_more_rows_than_a_chunk_change_nothing(n: int, vocab: int) -> None:
-    rng = np.random.default_rng([n, vocab])
-    case = Case(*(torch.tensor(rng.integers(-2, 3, (size, 3))).float() for size in (n, vocab)), top_k=7)
-    for pole, z in zip(decode_rows(*case[:2], top_k=7), (_product(case), -_product(case)), strict=True):
-        np.testing.assert_array_equal(pole.ids.numpy(), _ranked(z)[:, :7])
-        _assert_sums(pole, z)
-
-
-@pytest.mark.parametrize(("tile", "rows"), [(64, 512), (1024, 1), (128, 3), (1 << 20, 1 << 20)])
-@pytest.mark.parametrize("vocab", [64, 100, 321, 1100])
-def test_where_chunks_and_tiles_end_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch, tile: int, rows: int, vocab: int
-) -> None:
-    rng = np.random.default_rng(vocab)
-    w, head = (torch.tensor(rng.integers(-3, 4, (size, 4))).float() for size in (10, vocab))
-    usual = decode_rows(w, head, top_k=vocab)
-    module = sys.modules[decode_rows.__module__]  # flashinterp.decode itself is the public function of that name
-    monkeypatch.setattr(module, "_TILE", tile)
-    monkeypatch.setattr(module, "_ROWS", rows)
-    for a, b in zip(usual, decode_rows(w, head, top_k=vocab), strict=True):
-        assert torch.equal(a.ids, b.ids)
-        assert torch.equal(a.logits, b.logits)
-        torch.testing.assert_close(a.logsumexp, b.logsumexp, rtol=1e-6, atol=1e-6)  # another order of addition
-        torch.testing.assert_close(a.log_mean_top, b.log_mean_top, rtol=0, atol=0)
-
-
-# --- random floats: an error budget -----------------------------------------------------------------
-
-
-@EXAMPLES
-@given(cases(integers=False))
-def test_random_logits_err_no_more_than_a_naive_float32_product_does(case: Case) -> None:
-    z = _product(case)
-    naive = (case.rows @ case.head.T).double().numpy()
-    # A float32 sum of d products is within d * 2^-24 of the sum of their magnitudes, in whatever order.
-    rounding = case.rows.shape[1] * 2.0**-24 * (case.rows.abs().double() @ case.head.abs().double().T).numpy()
-    budget = np.abs(naive - z).max(axis=1, keepdims=True) + rounding.max(axis=1, keepdims=True)  # [n, 1]
-    for pole, exact in zip(decode_rows(case.rows, case.head, top_k=case.top_k), (z, -z), strict=True):
-        ids = pole.ids.numpy().astype(np.int64)
-        assert all(len(set(row)) == case.top_k for row in ids), "an id is listed twice"
-        chosen = np.take_along_axis(exact, ids, axis=1)
-        assert (np.abs(pole.logits.numpy() - chosen) <= budget).all()
-        # An id may differ from float64's only where float64 ties within the error of the two logits compared.
-        best = -np.sort(-exact, axis=1)[:, : case.top_k]
-        assert (np.abs(best - chosen) <= 2 * budget).all()
-        _assert_sums(pole, exact)
-
-
-@EXAMPLES
-@given(cases(integers=False))
-def test_a_shorter_list_is_the_beginning_of_the_whole_one(case: Case) -> None:
-    vocab = len(case.head)
-    whole, short = decode_rows(case.rows, case.head, top_k=vocab), decode_rows(*case[:2], top_k=case.top_k)
-    for all_of, some in zip(whole, short, strict=True):
-        assert torch.equal(some.ids, all_of.ids[:, : case.top_k])
-        assert torch.equal(some.logits, all_of.logits[:, : case.top_k])
-        assert torch.equal(some.log_mean_top, all_of.log_mean_top)
-        # Our own float32 logits, in id order and sorted in full, give the same ranking.
-        z = torch.empty_like(all_of.logits).scatter_(1, all_of.ids.long(), all_of.logits).numpy()
-        np.testing.assert_array_equal(all_of.ids.numpy(), _ranked(z))
-
-
-@EXAMPLES
-@given(cases(integers=False))
-def test_the_opposite_rows_swap_the_poles(case: Case) -> None:
-    plus, minus = decode_rows(case.rows, case.head, top_k=case.top_k)
-    other_minus, other_plus = decode_rows(-case.rows, case.head, top_k=case.top_k)
-    # The sum over -z is made of the reciprocals of the exponentials of z: the last bits may differ.
-    _assert_same(plus, other_plus, logsumexp_atol=1e-5)
-    _assert_same(minus, other_minus, logsumexp_atol=1e-5)
-
-
-@EXAMPLES
-@given(cases(integers=False))
-def test_doubling_a_row_doubles_its_logits_and_keeps_its_ranking(case: Case) -> None:
-    for once, twice in zip(
-        decode_rows(case.rows, case.head, top_k=case.top_k),
-        decode_rows(2 * case.rows, case.head, top_k=case.top_k),
-        strict=True,
-    ):
-        assert torch.equal(once.ids, twice.ids)
-        assert torch.equal(2 * once.logits, twice.logits)
-
-
-def test_float64_keeps_what_float32_rounds_away() -> None:
-    rows = torch.tensor([[1.0, 2.0**-40]], dtype=torch.float64)
-    head = torch.tensor([[1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
-    assert decode_rows(rows, head, top_k=2)[0].ids.tolist() == [[1, 0]]
-    assert decode_rows(rows.float(), head.float(), top_k=2)[0].ids.tolist() == [[0, 1]]
-
-
-def test_wide_logits_do_not_overflow_the_sums() -> None:
-    rows, head = torch.tensor([[1e4]]), torch.tensor([[1.0], [-1.0], [0.5]])
-    for pole in decode_rows(rows, head, top_k=3):
-        assert pole.logsumexp.tolist() == [1e4]
-        torch.testing.assert_close(pole.log_mean_top, torch.tensor([1e4 - np.log(3)], dtype=torch.float32))
-
-
-# --- refusals ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("top_k", [-1, 0, 6])
-def test_a_top_k_outside_the_vocabulary_is_refused(top_k: int) -> None:
-    with pytest.raises(MapError, match="choose 1 to 5"):
-        decode_rows(torch.ones(2, 3), torch.ones(5, 3), top_k=top_k)
-
-
-def test_no_rows_are_refused() -> None:
-    with pytest.raises(MapError, match="no rows"):
-        decode_rows(torch.ones(0, 3), torch.ones(5, 3), top_k=1)
-
-
+@pytest.mark.usefixtures("able")
 @pytest.mark.parametrize(
-    ("rows", "head"),
+    ("weights", "rank_in", "shape", "name", "reason"),
     [
-        pytest.param([[1e30]], [[1e30], [1.0]], id="to infinity"),
-        pytest.param([[1e30]], [[-1e30], [1.0]], id="to minus infinity"),
-        pytest.param([[1e30, 1e30]], [[1e30, -1e30], [0.0, 0.0]], id="infinity less infinity"),
+        (torch.bfloat16, torch.float32, {}, "bfloat16", "it agrees"),
+        (torch.bfloat16, torch.float32, {"d": 64, "vocab": 512}, "plain", "64 x 512"),
+        (torch.bfloat16, torch.float32, {"top_k": 5000}, "plain", "5000 candidates"),
+        (torch.bfloat16, torch.float32, {"exact_mass": True}, "plain", "float32 was asked for"),
+        (torch.bfloat16, torch.float64, {}, "plain", "float64"),
+        (torch.float32, torch.float32, {}, "plain", "not a CUDA device"),
+        (torch.float16, torch.float32, {}, "plain", "not a CUDA device"),
     ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_logits_beyond_float32_are_refused(rows: Any, head: Any, dtype: torch.dtype) -> None:
-    w, u = torch.tensor(rows, dtype=dtype), torch.tensor(head, dtype=dtype)
-    if dtype == torch.float64 and w.shape[1] == 2:
-        assert decode_rows(w, u, top_k=1)[0].logits.tolist() == [[0.0]]  # float64 holds it and the answer fits
-        return
-    with pytest.raises(CheckpointError, match="beyond float32"):
-        decode_rows(w, u, top_k=1)
+def test_the_fastest_exact_way_is_chosen_and_says_why(
+    weights: torch.dtype, rank_in: torch.dtype, shape: dict[str, Any], name: str, reason: str
+) -> None:
+    way = choose_way("cpu", weights, rank_in, **{**LARGE, **shape})
+    assert way.name == name
+    assert reason in way.reason
 
 
-def test_one_overflow_in_the_middle_of_a_large_vocabulary_is_seen() -> None:
-    head = torch.zeros(2000, 1)
-    head[1500] = 3e38
-    with pytest.raises(CheckpointError, match="beyond float32"):
-        decode_rows(torch.tensor([[0.0], [2.0]]), head, top_k=1)
+def test_the_kernels_are_taken_up_to_the_tokens_that_they_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "selection", lambda device: gpu.Selection(True, "they agree"))
+    few, many = (choose_way("cuda", torch.bfloat16, torch.float32, **{**LARGE, "top_k": k}) for k in (256, 257))
+    assert few == Way("triton", "they agree")
+    assert many == Way("plain", "the kernels keep at most 256 tokens")
+
+
+def test_a_processor_without_bfloat16_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "_has", lambda flag: False)
+    candidates.bfloat16.cache_clear()
+    assert choose_way("cpu", torch.bfloat16, torch.float32, **LARGE) == Way(
+        "plain", "this processor has no bfloat16 product"
+    )
+    candidates.bfloat16.cache_clear()
+
+
+def test_a_map_says_which_way_it_was_made(planted: Any) -> None:
+    assert decode(planted).meta["way"] == {"name": "plain", "reason": "not a CUDA device"}
+
+
+def test_a_way_can_be_named() -> None:
+    rows, head = torch.randn(3, 4).bfloat16(), torch.randn(13_000, 4).bfloat16()
+    for a, b in zip(decode_rows(rows, head), decode_rows(rows, head, way=Way("bfloat16", "for a test")), strict=True):
+        torch.testing.assert_close(a.logits, b.logits)
 
 
 # --- lenses -----------------------------------------------------------------------------------------
@@ -396,7 +208,3 @@ def test_layers_come_ascending_and_once(wanted: Any, want: tuple[int, ...], plan
 def test_layers_that_are_not_there_are_refused_with_the_range(wanted: list[int], told: str, planted: Any) -> None:
     with pytest.raises(NeuronError, match=f"{told}.*layers 0 to 3"):
         check_layers(planted, wanted)
-
-
-def test_a_score_compares_with_a_hundred_tokens() -> None:
-    assert SCORE_TOKENS == 100

@@ -60,10 +60,6 @@ def test_a_gpu_without_triton_takes_plain_torch_and_says_so(monkeypatch: pytest.
     gpu.selection.cache_clear()
 
 
-def test_a_map_says_how_its_tokens_were_found(planted: Any) -> None:
-    assert decode(planted).meta["selection"] == {"triton": False, "reason": "not a CUDA device"}
-
-
 @pytest.mark.parametrize("vocab", [64, 70, 768])
 def test_chunks_hold_every_rows_logits(monkeypatch: pytest.MonkeyPatch, vocab: int) -> None:
     monkeypatch.setattr(gpu, "_BUFFER_BYTES", 4 * 128 * 96)
@@ -93,12 +89,12 @@ _INTERPRETED = """
 import torch
 torch.set_num_threads(1)
 from flashinterp import gpu
-from flashinterp.decode import _decode_on_gpu, decode_rows
+from flashinterp.decode import decode_rows
 torch.manual_seed(0)
 rows, head = torch.randint(-3, 4, (5, 6)).float(), torch.randint(-3, 4, (300, 6)).float()
 assert not gpu.selection("cpu").triton
 plain = decode_rows(rows, head, top_k=20)
-for ours, theirs in zip(_decode_on_gpu(rows, head, 20), plain, strict=True):
+for ours, theirs in zip(gpu.multiply(rows, head, 20, "both"), plain, strict=True):
     assert torch.equal(ours.ids, theirs.ids) and torch.equal(ours.logits, theirs.logits + 0.0)
     torch.testing.assert_close(ours.logsumexp, theirs.logsumexp, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.log_mean_top, theirs.log_mean_top, rtol=1e-5, atol=1e-5)
@@ -122,7 +118,7 @@ def test_the_gpu_path_gives_the_plain_paths_answer_in_the_interpreter() -> None:
 @pytest.mark.gpu
 def test_on_a_gpu_the_map_is_the_cpus(planted: Any) -> None:
     on_gpu, on_cpu = decode(planted, device="cuda"), decode(planted, device="cpu")
-    assert on_gpu.meta["selection"]["triton"], on_gpu.meta["selection"]["reason"]
+    assert on_gpu.meta["way"]["name"] == "triton", on_gpu.meta["way"]["reason"]
     same = on_gpu.top_ids == on_cpu.top_ids
     assert same.mean() > 0.999
     assert abs(on_gpu.top_logits - on_cpu.top_logits).max() < 1e-5
