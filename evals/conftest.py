@@ -122,7 +122,8 @@ def claims(
     else:
         written = tuple(Claim(t.strip(), t, None, None, "paper", None, "discovered") for t in tokens)
     family = tuple(resolve_claim(c, maps, base) for c in written)  # type: ignore[arg-type]  # Maps is a lazy dict
-    check_design(len(family), min(profile.controls, base.layout.n_neurons - 1), RULE.alpha)
+    peers = min((base.layout.roster.width(c.neuron.block) - 1 for c in family if c.neuron), default=0)
+    check_design(len(family), min(profile.controls, peers), RULE.alpha)
     audit.lock_claims(
         lock(family, rule=vars(RULE), profile=vars(profile), seed=audit.options.seed, model=base.digests, device=device)
     )

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers.activations import ACT2FN
 
 from evals.conftest import Judged, Maps, judge_on
 from flashinterp import NeuronId, clamp, open_checkpoint
@@ -25,7 +24,8 @@ from flashinterp.audit.session import AuditSession
 from flashinterp.capture import capture, encode
 from flashinterp.claims import Claim, resolve_claim
 from flashinterp.measure import Bench
-from flashinterp.neuron import SITES, Site
+from flashinterp.neuron import Site
+from flashinterp.passes import input_device
 from flashinterp.pytest_plugin import Evidence
 from flashinterp.verdict import Evidence as Measured
 from flashinterp.verdict import Verdict
@@ -36,18 +36,19 @@ PANELS = 6
 def test_clamp_is_what_it_says(
     model: Any, bench: Bench, claims: tuple[Claim, ...], device: str, evidence: Evidence
 ) -> None:
-    """A clamp changes the MLP's output by exactly what the weights say, at each of its three sites.
+    """A clamp changes the MLP's output by exactly what the weights say, at each of its sites.
 
     Implementation: for each claimed neuron and each site, one forward pass is run clean and one clamped; the
     change of that MLP's output, recorded by a hook of this test, is compared with the same change computed in
     float64 from the checkpoint's rows: act(g)(c - u)·W_down[:, n] at `up`, (act(c) - act(g))·u·W_down[:, n] at
-    `gate`, (c - u·act(g))·W_down[:, n] at `post`. The error must be within the rounding of the model's dtype.
+    `gate`, (c - u·act(g))·W_down[:, n] at `post`, or what the family's formula says instead; for an expert's neuron,
+    times the weight that the router gives it. The error must be within the rounding of the model's dtype.
     """
     rows = []
-    ids = encode(bench.tokenizer, bench.prompts.heldout[0], model.device)
+    ids = encode(bench.tokenizer, bench.prompts.heldout[0], input_device(model))
     for claim in dict.fromkeys(c.neuron for c in claims):
         assert claim is not None
-        for site in SITES:
+        for site in bench.checkpoint.layout.sites:
             error, change = _clamp_error(model, bench, claim, site, ids)
             allowed = 64 * torch.finfo(model.dtype).eps
             rows.append([str(claim), site, change, error, allowed])
@@ -64,11 +65,16 @@ def test_clamp_is_what_it_says(
 
 def _clamp_error(model: Any, bench: Bench, neuron: NeuronId, site: Site, ids: torch.Tensor) -> tuple[float, float]:
     """The relative error of a clamp at 7 against the weights' own arithmetic, and the largest change it made."""
-    value, layer = 7.0, neuron.layer
-    layout = bench.checkpoint.layout
+    value, layout, block = 7.0, bench.checkpoint.layout, neuron.block
     outputs: list[torch.Tensor] = []
-    mlp = layout.module(model, "mlp", layer)
-    handle = mlp.register_forward_hook(lambda module, args, out: outputs.append(out.detach().double().cpu()))
+    # Of experts, the whole MLP: a hook of ours on the experts themselves would run before the clamp's.
+    at = layout.mlp(block.layer) if block.expert is not None else layout.tap("post", block.layer).module
+
+    def keep(module: Any, args: Any, out: Any) -> None:
+        hidden = out[0] if isinstance(out, tuple) else out
+        outputs.append(hidden.detach().double().cpu().reshape(-1, hidden.shape[-1]))
+
+    handle = model.get_submodule(at).register_forward_hook(keep)
     try:
         with torch.no_grad():
             model(ids, use_cache=False)
@@ -76,13 +82,15 @@ def _clamp_error(model: Any, bench: Bench, neuron: NeuronId, site: Site, ids: to
                 model(ids, use_cache=False)
     finally:
         handle.remove()
-    clean, clamped = (out[0] for out in outputs)  # [positions, d]
-    seen = capture(model, [ids], [layer])[0][layer]
-    u, act = (torch.from_numpy(x[:, neuron.neuron]).double() for x in (seen.up, seen.act))
-    opened = ACT2FN[layout.activation](torch.tensor(value, dtype=torch.float64))
-    changes = {"up": act * (value - u), "gate": (opened - act) * u, "post": value - u * act}
-    column = bench.checkpoint.rows("down", layer)[neuron.neuron].double()
-    want = changes[site][:, None] * column
+    clean, clamped = outputs  # [positions, d]
+    seen = capture(model, [ids], [block])[0][block]
+    u, g = (torch.from_numpy(x[:, neuron.neuron]).double() for x in (seen.up, seen.gate))
+    fixed = torch.full_like(u, value)
+    driven = {"up": (g, fixed), "gate": (fixed, u)}
+    after = fixed if site == "post" else layout.formula.output(*driven[site])
+    change = (after - layout.formula.output(g, u)) * torch.from_numpy(seen.weight).double()
+    column = bench.checkpoint.rows("down", block)[neuron.neuron].double()
+    want = change[:, None] * column
     scale = max(float(clean.abs().max()), float(clamped.abs().max()))
     return float(((clamped - clean) - want).abs().max()) / scale, float(want.abs().max())
 

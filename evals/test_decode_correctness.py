@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evals.conftest import Maps
-from flashinterp import LENSES, Checkpoint
+from flashinterp import Checkpoint
 from flashinterp.decode import Pole, decode_rows
-from flashinterp.neuron import Lens
+from flashinterp.neuron import Block, Lens
 from flashinterp.profiles import Profile
 from flashinterp.pytest_plugin import Evidence
 
-SAMPLE = 64  # neurons per layer and lens that are compared on the model under audit
+MOST_EXPERTS = 64
+SAMPLE = 64  # neurons per block and lens that are compared on the model under audit
 # Float32 sums over d terms in another order differ by a few units in the last place; this many, at most.
 ULPS = 8
 
@@ -116,25 +117,26 @@ def _compare(pole: Pole, exact: Tensor, naive: float) -> tuple[float, int]:
 def test_every_lens_on_the_model(base: Checkpoint, maps: Maps, evidence: Evidence) -> None:
     """On the audited model's own weights, each lens gives what its formula gives in float64.
 
-    Implementation: for a sample of neurons of every layer, the formula of each lens (METHOD 2) is written out
-    in float64 from the checkpoint's tensors, independently of the library's decode, and compared with the
-    saved map on both poles: ids, logits, logsumexp and the mean of the 100 highest.
+    Implementation: for a sample of neurons of every layer (of up to 64 experts), the formula of each lens (METHOD 2)
+    is written out in float64 from the checkpoint's tensors, independently of the library's decode, and compared with
+    the saved map on both poles: ids, logits, logsumexp and the mean of the 100 highest.
     """
     head = base.head().double()
     rng = np.random.default_rng(0)
     rows: list[list[Any]] = []
-    for lens in LENSES.values():
+    for lens in base.layout.lenses:
         checked, swapped, error = 0, 0, 0.0
-        for at, layer in enumerate(maps[lens.name].layers):
-            chosen = np.sort(rng.choice(base.layout.n_neurons, min(SAMPLE, base.layout.n_neurons), replace=False))
-            vectors = _formula(base, lens, layer)[chosen]
-            exact = vectors @ head.T
-            naive = float((vectors.float() @ head.float().T).double().sub(exact).abs().max())
+        for block in _sample(base.layout.roster.blocks, rng):
+            width = base.layout.roster.width(block)
+            chosen = np.sort(rng.choice(width, min(SAMPLE, width), replace=False))
+            vectors = _formula(base, lens, block)[chosen]
+            exact = _capped(base, vectors @ head.T)
+            naive = float(_capped(base, vectors.float() @ head.float().T).double().sub(exact).abs().max())
             # The vectors themselves were rounded to float32 by a norm: one more rounding of the inputs.
             naive += torch.finfo(torch.float32).eps * float((vectors.abs() @ head.abs().T).max())
             for pole, logits in (
-                (_of_map(maps, lens, "+", at, chosen), exact),
-                (_of_map(maps, lens, "-", at, chosen), -exact),
+                (_of_map(maps, lens, "+", block, chosen), exact),
+                (_of_map(maps, lens, "-", block, chosen), -exact),
             ):
                 worse, swaps = _compare(pole, logits, naive)
                 error, swapped, checked = max(error, worse), swapped + swaps, checked + pole.ids.numel()
@@ -148,17 +150,37 @@ def test_every_lens_on_the_model(base: Checkpoint, maps: Maps, evidence: Evidenc
     )
 
 
-def _formula(base: Checkpoint, lens: Lens, layer: int) -> Tensor:
+def _sample(blocks: tuple[Block, ...], rng: np.random.Generator) -> list[Block]:
+    """All dense blocks, and up to 64 of the experts."""
+    experts = [block for block in blocks if block.expert is not None]
+    some = rng.choice(len(experts), min(MOST_EXPERTS, len(experts)), replace=False) if experts else []
+    return [block for block in blocks if block.expert is None] + [experts[i] for i in sorted(some)]
+
+
+def _capped(base: Checkpoint, z: Tensor) -> Tensor:
+    softcap = base.layout.softcap
+    return z if softcap is None else softcap * torch.tanh(z / softcap)
+
+
+def _formula(base: Checkpoint, lens: Lens, block: Block) -> Tensor:
     """The lens's vectors [F, d] in float64, as METHOD 2 writes them."""
-    w = base.rows(lens.weight, layer).double()  # type: ignore[arg-type]
+    w = base.rows(lens.weight, block).double()  # type: ignore[arg-type]
     if lens.name in ("paper", "logit-lens"):
         return w
-    if lens.name in ("read", "gate"):
-        w = w * base.pre_norm(layer).double()
-    return w / (w.square().mean(1, keepdim=True) + base.layout.norm_eps).sqrt() * base.final_norm().double()
+    passed = base.norm("pre" if lens.name in ("read", "gate") else "post", block.layer)
+    if passed is not None and passed.weight is not None and base.layout.family.stream != "added, then normed":
+        w = w * passed.weight.double()
+    final = base.norm("final")
+    if final is None:
+        return w
+    if final.centred:
+        w = w - w.mean(1, keepdim=True)
+    w = w / (w.square().mean(1, keepdim=True) + final.eps).sqrt()
+    return w if final.weight is None else w * final.weight.double()
 
 
-def _of_map(maps: Maps, lens: Lens, pole: Any, at: int, chosen: np.ndarray) -> Pole:
+def _of_map(maps: Maps, lens: Lens, pole: Any, block: Block, chosen: np.ndarray) -> Pole:
     m = maps[lens.name]
-    ids, logits, lse, mean = (a[at * m.n_neurons + chosen] for a in m.pole_arrays(pole))
+    first = m.roster.span(block).start
+    ids, logits, lse, mean = (a[first + chosen] for a in m.pole_arrays(pole))
     return Pole(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (ids, logits, lse, mean)))

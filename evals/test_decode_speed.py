@@ -37,7 +37,7 @@ def test_ratio_to_the_bare_product(base: Checkpoint, profile: Profile, device: s
     several times; the table gives the median of the per-round ratios, and none where a way does not exist here.
     The results are also compared: all of ours must find the logits that the naive way finds.
     """
-    rows = lens_rows(base, get_lens("paper"), base.layout.n_layers - 1)[:ROWS].to(device)
+    rows = lens_rows(base, get_lens("paper"), base.layout.roster.blocks[-1])[:ROWS].to(device)
     generator = torch.Generator().manual_seed(0)
     d, vocab = profile.speed_shape
     random = [torch.randn(n, d, generator=generator).mul_(0.02).bfloat16().float().to(device) for n in (ROWS, vocab)]

@@ -61,10 +61,9 @@ def test_top_tokens_kept(
     if audit.truth:
         assert own.share is not None
         assert own.share.estimate == audit.truth["tuned"]["kept_share"]
-        width = own.map_a.n_neurons
         changed = {str(own.map_a.neuron(int(i))) for i in np.flatnonzero(~own.kept)}
         planted = {f"L{layer}N{n}" for layer, neurons in audit.truth["tuned"]["changed"].items() for n in neurons}
-        assert changed == planted, f"of {len(own.kept)} neurons in layers of {width}, others changed than were changed"
+        assert changed == planted, f"of {len(own.kept)} neurons, others changed than were changed"
 
 
 def test_causal_role_kept(
@@ -120,10 +119,9 @@ def _shares(own: Preservation, same_head: Preservation, cosines: np.ndarray) -> 
     def cells(share: Interval | None) -> list[Any]:
         return [share.estimate, share.low, share.high] if share else [None, None, None]
 
-    width = own.map_a.n_neurons
     rows: list[list[Any]] = []
-    for at, (layer, base_head) in enumerate(zip(own.per_layer, same_head.per_layer, strict=True)):
-        part = slice(at * width, (at + 1) * width)
+    for layer, base_head in zip(own.per_layer, same_head.per_layer, strict=True):
+        part = own.map_a.roster.layer_span(layer.layer)
         clear = ~own.near_tie[part]
         kept_clear = float(own.kept[part][clear].mean()) if clear.any() else None
         rows.append(

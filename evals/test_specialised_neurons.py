@@ -79,8 +79,8 @@ def _draw(paper: NeuronMap, token: Token, evidence: Evidence) -> None:
     both = np.nanmax(np.stack([paper.scores(token, "+"), paper.scores(token, "-"), np.zeros(len(paper))]), axis=0)
     best = paper.find(token, 1)
     marks = [(paper.index(f.neuron), f"{f.neuron} {f.pole}") for f in best]
-    by_layer = both.reshape(len(paper.layers), paper.n_neurons)
-    evidence.figure(spikes, f"spikes-{token.id}", f"Score of {token} at every neuron", by_layer, marks)
+    flat = both, paper.roster.layer_of()
+    evidence.figure(spikes, f"spikes-{token.id}", f"Score of {token} at every neuron", flat, marks)
 
 
 def _check_plants(truth: dict[str, Any], maps: Maps, base: Checkpoint) -> None:

@@ -40,7 +40,7 @@ def test_alignment_by_layer(base: Checkpoint, maps: Maps, evidence: Evidence) ->
         f"Alignment: max over tokens of |U · W_down[:, n]|. {_coverage(aligned)}",
     )
     evidence.table("top", "The most aligned neurons", *_most_aligned(aligned))
-    evidence.figure(draw, "distributions", "Vocabulary alignment by layer", list(aligned.by_layer()))
+    evidence.figure(draw, "distributions", "Vocabulary alignment by layer", aligned.by_layer())
     _check_sample(base, aligned)
 
 
@@ -67,8 +67,8 @@ def _most_aligned(aligned: Alignment) -> tuple[list[str], list[list[Any]], str]:
 
 def _check_sample(base: Checkpoint, aligned: Alignment) -> None:
     """Against |U · W_down| in float64, on one layer's first neurons."""
-    layer = aligned.map.layers[-1]
-    columns = base.rows("down", layer)[:32].double()
+    block = base.layout.roster.blocks[-1]
+    columns = base.rows("down", block)[:32].double()
     exact = (columns @ base.head().double().T).abs().max(dim=1).values.numpy()
-    ours = aligned.by_layer()[-1][: len(exact)]
+    ours = aligned.max_abs[aligned.map.roster.span(block)][: len(exact)]
     assert np.allclose(ours, exact, rtol=1e-4, atol=1e-6)

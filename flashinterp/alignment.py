@@ -55,12 +55,12 @@ class Alignment:
                 float(stats.skew(x)) if np.ptp(x) else None,
                 float(stats.kurtosis(x)) if np.ptp(x) else None,
             )
-            for layer, x in zip(self.map.layers, self.by_layer().astype(np.float64), strict=True)
+            for layer, x in zip(self.map.layers, map(np.float64, self.by_layer()), strict=True)
         )
 
-    def by_layer(self) -> NDArray[np.float32]:
-        """[layers, F] the alignments, layer by layer."""
-        return self.max_abs.reshape(len(self.map.layers), self.map.n_neurons)
+    def by_layer(self) -> list[NDArray[np.float32]]:
+        """The alignments of each layer's neurons."""
+        return [self.max_abs[self.map.roster.layer_span(layer)] for layer in self.map.layers]
 
 
 def alignment(

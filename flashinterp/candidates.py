@@ -26,7 +26,7 @@ _SAME_BITS_ROWS = 8  # a float32 product of this many rows gives the bits that i
 _LSE_ROUNDING = 0.01  # nats by which a rounded logit may be off, where only logsumexp depends on it
 _MOST_CANDIDATES = 4  # per gathered block: beyond, multiplying the row whole is no slower
 _LEAST_PRODUCT = 300_000  # d V per token kept: below, the float32 path is as fast (BENCHMARKS)
-_BLOCKS_PER_TOKEN = 2  # in the vocabulary, per token that is kept: enough for blocks that hold none
+_BLOCKS_PER_TOKEN = 5  # in the vocabulary, per token that is kept: below, ranking the candidates costs what is won
 _PROBE_ROWS, _PROBE_D, _PROBE_VOCAB = 64, 512, _BLOCKS_PER_TOKEN * SCORE_TOKENS * topk.BLOCK
 
 
@@ -182,19 +182,39 @@ def _exact(
     reach = rounded >= floor
     failed |= reach.sum(1) > _MOST_CANDIDATES * gathered
     side = _Side(chosen.new_zeros(n, keep), mass.new_zeros(n, keep), mass.clone(), failed)
-    for i in (~failed).nonzero()[:, 0].tolist():
-        places = reach[i].nonzero()[:, 0]
-        tokens = topk.ids_of(chosen[i : i + 1], places[None])[0]
-        logits = _float32_logits(chunk[i], head.index_select(0, tokens), negate)
-        best = topk.best(logits[None], keep)[0]
-        side.ids[i], side.logits[i] = tokens[best], logits[best]
-        side.logsumexp[i] += ((logits - mass[i]).exp().sum() - (rounded[i, places] - mass[i]).exp().sum()).log1p()
+    rounded = rounded.where(reach, -math.inf)
+    proven = (~failed).nonzero()[:, 0]
+    for first in range(0, len(proven), _SAME_BITS_ROWS):
+        _rescore(side, proven[first : first + _SAME_BITS_ROWS], chunk, head, mass, chosen, rounded, negate)
     side.logsumexp[failed] = 0.0
     return side
 
 
-def _float32_logits(row: Tensor, tokens: Tensor, negate: bool) -> Tensor:
-    """Logits of ±row [d] at a few tokens' head rows [m, d], with the bits that the whole float32 product has."""
-    several = row.float().expand(_SAME_BITS_ROWS, -1)
-    logits = torch.mm(several, tokens.float().T)[0]
-    return -logits if negate else logits
+def _rescore(
+    side: _Side, rows: Tensor, chunk: Tensor, head: Tensor, mass: Tensor, chosen: Tensor, rounded: Tensor, negate: bool
+) -> None:
+    """Rank the candidates of a few rows by float32 logits, with the bits that the whole float32 product has.
+
+    Args:
+        side: where to write.
+        rows: [m] which rows of the chunk, at most 8.
+        mass: [n] logsumexp of the rounded logits.
+        chosen: [n, blocks] what was gathered.
+        rounded: [n, blocks * 64] the rounded logits there, -inf where no candidate is.
+    """
+    at, places = rounded[rows].isfinite().nonzero(as_tuple=True)  # row by row, ids ascending
+    tokens = topk.ids_of(chosen[rows[at]], places[:, None])[:, 0]
+    # All of these tokens for all of these rows: as much work as 8 copies of each row for its own, in fewer calls.
+    several = chunk[rows[torch.arange(_SAME_BITS_ROWS).clamp(max=len(rows) - 1)]].float()
+    every = torch.mm(several, head.index_select(0, tokens).float().T)[at, torch.arange(len(at))]
+    if negate:
+        every = -every
+    counts = torch.bincount(at, minlength=len(rows))
+    column = torch.arange(len(at)) - (counts.cumsum(0) - counts)[at]
+    logits = every.new_full((len(rows), int(counts.max())), -math.inf)
+    ids, before = tokens.new_zeros(logits.shape), logits.clone()
+    logits[at, column], ids[at, column], before[at, column] = every, tokens, rounded[rows[at], places]
+    best = topk.best(logits, side.ids.shape[1])
+    side.ids[rows], side.logits[rows] = ids.gather(1, best), logits.gather(1, best)
+    change = (logits - mass[rows, None]).exp().sum(1) - (before - mass[rows, None]).exp().sum(1)
+    side.logsumexp[rows] += change.log1p()

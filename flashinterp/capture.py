@@ -9,38 +9,59 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers.activations import ACT2FN
 
 from flashinterp.errors import RunError
-from flashinterp.layout import Layout
+from flashinterp.experts import ExpertRows, Routing, Vectors, forget, written_in
+from flashinterp.formula import Formula
+from flashinterp.layout import Layout, module_at
+from flashinterp.neuron import Block, NeuronId, Site
+from flashinterp.passes import Held, PassShape, input_device
 
 FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Activations:
-    """One layer's neurons on one text.
+    """One block's neurons on one text.
 
     Attributes:
-        up: [positions, F] u = W_up x̂.
-        gate: [positions, F] g = W_gate x̂.
-        act: [positions, F] act(g), what multiplies u.
+        up: [positions, F] u = W_up x̂, with a bias where there is one.
+        gate: [positions, F] g = W_gate x̂; u again in an MLP without a gate.
+        weight: [positions] what the block's output is multiplied by: the routing weight of an expert, 0 where a
+            token is not routed to it; 1 for a dense MLP.
+        formula: what the model makes of u and g.
     """
 
     up: FloatArray
     gate: FloatArray
-    act: FloatArray
+    weight: FloatArray
+    formula: Formula
+
+    @cached_property
+    def act(self) -> FloatArray:
+        """[positions, F] what multiplies u: the activation of g; without a gate, that of u over u."""
+        return self._made(self.formula.opened)
+
+    @cached_property
+    def post(self) -> FloatArray:
+        """[positions, F] the neuron's output, which multiplies its column of W_down: u · act(g), or act(u)."""
+        return self._made(self.formula.output)
 
     @property
-    def post(self) -> FloatArray:
-        """[positions, F] the neuron's output u · act(g)."""
-        return self.up * self.act
+    def written(self) -> FloatArray:
+        """[positions, F] what multiplies the column of W_down in the end: the output, times the routing weight."""
+        return self.post * self.weight[:, None]
+
+    def _made(self, part: Any) -> FloatArray:
+        made: FloatArray = part(torch.from_numpy(self.gate), torch.from_numpy(self.up)).numpy()
+        return made
 
 
 def encode(tokenizer: Any, text: str, device: Any = "cpu") -> Tensor:
@@ -56,45 +77,109 @@ def encode(tokenizer: Any, text: str, device: Any = "cpu") -> Tensor:
 
 
 @torch.no_grad()
-def capture(model: Any, sequences: Sequence[Tensor], layers: Sequence[int]) -> list[dict[int, Activations]]:
-    """Record u and g of the given layers on each sequence [1, positions], one clean forward pass each.
+def capture(model: Any, sequences: Sequence[Tensor], where: Sequence[int | Block]) -> list[dict[Block, Activations]]:
+    """Record u and g of the given blocks on each sequence [1, positions], one clean forward pass each.
+
+    An expert's neurons have their values at every position, also where no token is routed to them: what they would
+    be on what the experts read there.
+
+    Args:
+        model: a live transformers model of a known family.
+        sequences: token ids.
+        where: layers, which stand for their dense or shared MLPs, and blocks.
 
     Returns:
-        For each sequence, layer to `Activations`.
+        For each sequence, block to `Activations`.
+
+    Raises:
+        NeuronError: there is no such block.
     """
-    layout = Layout.of(model.config)
-    act = ACT2FN[layout.activation]
-    results = []
+    layout = Layout.of(model)
+    blocks = [Block.of(one) for one in where]
+    for block in blocks:
+        layout.roster.width(block)
+    results: list[dict[Block, Activations]] = []
+    inputs = []
     for ids in sequences:
-        with _recorder(model, layout, layers) as seen:
-            model(ids.to(model.device), use_cache=False, logits_to_keep=1)
-        results.append(
-            {
-                layer: Activations(
-                    seen["up", layer].float().cpu().numpy(),
-                    seen["gate", layer].float().cpu().numpy(),
-                    act(seen["gate", layer]).float().cpu().numpy(),
-                )
-                for layer in layers
-            }
-        )
+        with _recorder(model, layout, blocks) as (dense, routed):
+            model(ids.to(input_device(model)), use_cache=False, logits_to_keep=1)
+        results.append({block: _of_dense(dense, block, layout) for block in blocks if block.expert is None})
+        inputs.append(routed)
+    # Experts outside, texts inside: the rows of one expert at a time.
+    for block in (block for block in blocks if block.expert is not None):
+        rows = None
+        for result, routed in zip(results, inputs, strict=True):
+            seen = routed[block.layer]
+            rows = rows or ExpertRows(model).of_block(block, seen.routing.x.device)
+            result[block] = _of_expert(seen, rows, block, layout)
     return results
 
 
+def _of_dense(seen: dict[tuple[Block, Site], FloatArray], block: Block, layout: Layout) -> Activations:
+    up = seen[block, "up"]
+    return Activations(up, seen.get((block, "gate"), up), np.ones(len(up), dtype=np.float32), layout.formula)
+
+
+@dataclass(frozen=True)
+class _Routed:
+    """What one layer's experts got on one text, and what clamps around the capture wrote there."""
+
+    routing: Routing
+    written: list[Any]
+
+
+def _of_expert(seen: _Routed, vectors: Vectors, block: Block, layout: Layout) -> Activations:
+    values = vectors.values(seen.routing.x)
+    columns = {NeuronId(block.layer, n, block.expert): n for n in range(layout.roster.width(block))}
+    for theirs, outer in seen.written:
+        values.take(columns, outer, theirs)
+    weight = seen.routing.weight(vectors.experts)
+    up, gate, share = (part[0].cpu().numpy() for part in (values.up, values.gate, weight[..., 0]))
+    return Activations(up, gate, share, layout.formula)
+
+
 @contextmanager
-def _recorder(model: Any, layout: Layout, layers: Sequence[int]) -> Iterator[dict[tuple[str, int], Tensor]]:
-    """Keep the outputs of W_up and W_gate, [positions, F], of the first row of the batch."""
-    seen: dict[tuple[str, int], Tensor] = {}
+def _recorder(
+    model: Any, layout: Layout, blocks: Sequence[Block]
+) -> Iterator[tuple[dict[tuple[Block, Site], FloatArray], dict[int, _Routed]]]:
+    """Keep the first row of the batch: u and g [positions, F] of dense blocks, what the experts of a layer got."""
+    dense: dict[tuple[Block, Site], FloatArray] = {}
+    routed: dict[int, _Routed] = {}
+    handles: list[Any] = []
+    experts: list[Any] = []
 
-    def keep(key: tuple[str, int]) -> Any:
-        return lambda module, args, out: seen.__setitem__(key, out[0].detach())
+    def keep_dense(block: Block, site: Site, shape: PassShape) -> None:
+        tap = layout.tap(site, block.layer)
+        module = module_at(model, tap.module, layout.model_type)
 
-    handles = []
+        def keep(_: Any, args: Any, out: Tensor) -> None:
+            values = Held.of(out, tap, module).gather(shape.unflatten(out)[0])
+            # A copy: the model may go on to write into its own tensor.
+            dense[block, site] = values.to("cpu", torch.float32, copy=True).contiguous().numpy()
+
+        handles.append(module.register_forward_hook(keep))
+
+    def keep_routed(layer: int, shape: PassShape) -> None:
+        def keep(module: Any, args: tuple[Any, ...], out: Tensor) -> None:
+            routed[layer] = _Routed(Routing.of(module, args, shape, out.device), written_in(module, args))
+
+        module = module_at(model, layout.experts_module(layer), layout.model_type)
+        experts.append(module)
+        handles.append(module.register_forward_hook(keep))
+
     try:
-        for layer in layers:
-            for part in ("up", "gate"):
-                handles.append(layout.module(model, part, layer).register_forward_hook(keep((part, layer))))
-        yield seen
+        for layer in sorted({block.layer for block in blocks}):
+            shape = PassShape()
+            whole = module_at(model, layout.layer(layer), layout.model_type)
+            handles.append(whole.register_forward_pre_hook(shape, with_kwargs=True))
+            if Block(layer) in blocks:
+                for site in (site for site in layout.sites if site != "post"):
+                    keep_dense(Block(layer), site, shape)
+            if any(block.layer == layer and block.expert is not None for block in blocks):
+                keep_routed(layer, shape)
+        yield dense, routed
     finally:
         for handle in handles:
             handle.remove()
+        for module in experts:
+            forget(module)

@@ -1,110 +1,31 @@
-"""Where weight rows come from: a safetensors folder read tensor by tensor, the Hub, or a live model.
+"""A model's weights, norms and head, read on request: from a safetensors folder, the Hub, or a live model.
 
-Nothing here builds a model to read its weights. Weights are data: safetensors only, no pickle, no remote
-code, and a file name out of an index never leaves the model's folder.
+Nothing here builds a model to read its weights: its modules are made without weights, which tells names and shapes.
+No remote code is run.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from flashinterp.errors import CheckpointError
-from flashinterp.layout import Layout, WeightKind, check_family
+from flashinterp.disk_names import DiskNames
+from flashinterp.errors import CheckpointError, LayoutError, first_line
+from flashinterp.families import check_family
+from flashinterp.layout import HEAD, Layout, NormKind, WeightKind, skeleton
+from flashinterp.neuron import Block
+from flashinterp.norms import Norm
+from flashinterp.quantised import dequantised, is_plain
+from flashinterp.sources import LiveModel, SafetensorsFolder, Source
 from flashinterp.tokens import Vocabulary
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 _HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
-_IDENTITY_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
-
-
-class _Source(Protocol):
-    """Named tensors, and what proves which they were."""
-
-    def names(self) -> Iterable[str]: ...
-    def tensor(self, name: str) -> Tensor: ...
-    def dtype(self, name: str) -> torch.dtype: ...
-    def digests(self) -> dict[str, str]: ...
-
-
-class _SafetensorsFolder:
-    """The tensors of a folder: ``model.safetensors``, or the shards that an index names."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.shard_of = _read_index(folder) if (folder / _INDEX).is_file() else self._read_single()
-
-    def _read_single(self) -> dict[str, str]:
-        if not (self.folder / _SINGLE).is_file():
-            pickled = next(self.folder.glob("*.bin"), None)
-            told = f" ({pickled.name} is a pickle, which is never loaded)" if pickled else ""
-            raise CheckpointError(
-                f"{self.folder} holds neither {_SINGLE} nor {_INDEX}{told}: give a model folder with "
-                "safetensors weights, as save_pretrained writes it"
-            )
-        with _open(self.folder / _SINGLE) as file:
-            return dict.fromkeys(file.keys(), _SINGLE)
-
-    def names(self) -> Iterable[str]:
-        return self.shard_of
-
-    def tensor(self, name: str) -> Tensor:
-        shard = self.folder / self.shard_of[name]
-        with _open(shard) as file:
-            try:
-                tensor: Tensor = file.get_tensor(name)
-            except (SafetensorError, ValueError) as error:
-                raise CheckpointError(
-                    f"{shard} does not give tensor {name} ({error}), which its index promises: fetch the model again"
-                ) from error
-        return tensor
-
-    def digests(self) -> dict[str, str]:
-        files = sorted({*self.shard_of.values(), *_IDENTITY_FILES})
-        paths = [path for name in files if (path := self.folder / name).is_file()]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves Python's lock, so shards go side by side
-            return {path.name: digest for path, digest in zip(paths, pool.map(_sha256, paths), strict=True)}
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self.tensor(name).dtype  # mapped into memory, not read
-
-
-class _LiveModel:
-    """The tensors of a model in memory."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
-
-    def names(self) -> Iterable[str]:
-        return self.tensors
-
-    def tensor(self, name: str) -> Tensor:
-        tensor = self.tensors[name].detach()
-        if tensor.is_meta:
-            raise CheckpointError(f"tensor {name} is offloaded: open the model's folder instead of the live model")
-        return tensor
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self.tensors[name].dtype
-
-    def digests(self) -> dict[str, str]:
-        whole = hashlib.sha256()
-        for name in sorted(self.tensors):
-            data = self.tensors[name].detach().cpu().contiguous()
-            whole.update(f"{name} {data.dtype} {tuple(data.shape)}\n".encode())
-            whole.update(data.flatten().view(torch.uint8).numpy().tobytes())
-        return {"live model": whole.hexdigest()}
 
 
 class Checkpoint:
@@ -122,7 +43,8 @@ class Checkpoint:
     def __init__(
         self,
         name: str,
-        source: _Source,
+        source: Source,
+        layout: Layout,
         config: Any,
         *,
         folder: Path | None = None,
@@ -130,16 +52,22 @@ class Checkpoint:
         revision: str | None = None,
     ) -> None:
         self.name, self.config, self.folder, self.model, self.revision = name, config, folder, model, revision
+        self.layout = layout
         self._source = source
-        self.layout = Layout.of(config)
         self._check_parts()
 
     def _check_parts(self) -> None:
         """Find every part that a decode needs before any is read, so that a lack shows at once."""
-        have = set(self._source.names())
-        layout = self.layout
-        parts = [layout.path(p, n) for n in range(layout.n_layers) for p in ("up", "gate", "down", "pre_norm")]
-        missing = [f"{p}.weight" for p in [layout.head, layout.path("final_norm"), *parts] if f"{p}.weight" not in have]
+        have, layout = set(self._source.names()), self.layout
+        kinds: tuple[WeightKind, ...] = ("up", "gate", "down") if layout.formula.gated else ("up", "down")
+        # Of a layer's experts, which share their tensors, the first speaks for all.
+        blocks = [block for block in layout.roster.blocks if not block.expert]
+        wanted = [f"{HEAD}.weight", *(layout.weight(kind, block).tensor for block in blocks for kind in kinds)]
+        for norm_kind in ("pre", "post", "final"):
+            for layer in [None] if norm_kind == "final" else range(layout.n_layers):
+                path = layout.norm(norm_kind, layer)
+                wanted += [name for own in ("weight", "bias") if (name := f"{path}.{own}") in layout.shapes]
+        missing = [name for name in wanted if name not in have]
         if missing:
             raise CheckpointError(
                 f"{self.name} lacks {len(missing)} tensors of a {layout.model_type} model, the first of them "
@@ -149,57 +77,133 @@ class Checkpoint:
     def __repr__(self) -> str:
         shape = self.layout
         return (
-            f"Checkpoint({self.name!r}, {shape.model_type}, {shape.n_layers} layers x {shape.n_neurons} neurons, "
-            f"hidden size {shape.d_model}, vocabulary {shape.vocab_size})"
+            f"Checkpoint({self.name!r}, {shape.model_type}, {shape.roster}, hidden size {shape.d_model}, vocabulary "
+            f"{shape.vocab_size})"
         )
 
-    def rows(self, kind: WeightKind, layer: int) -> Tensor:
-        """The vectors of one layer's neurons, one a row: [F, d], in the stored dtype.
+    def rows(self, kind: WeightKind, where: int | Block) -> Tensor:
+        """The vectors of one block's neurons, one a row: [F, d], in the stored dtype.
 
         For ``down`` these are the columns of W_down. Shapes and values are checked.
 
+        Args:
+            kind: ``up``, ``gate`` or ``down``.
+            where: a layer's dense MLP, by its number, or a `Block`.
+
         Raises:
             CheckpointError: wrong shape, not plain floating point, or not finite.
+            LayoutError, NeuronError: there is no such matrix or block.
         """
-        name = f"{self.layout.path(kind, layer)}.weight"
-        weight = self._checked(name, (self.layout.d_model, self.layout.n_neurons)[:: 1 if kind == "down" else -1])
-        return weight.T if kind == "down" else weight
+        weight = self.layout.weight(kind, where)
+        matrix = self._tensor(weight.tensor, weight.shape, weight.expert)
+        vectors = matrix[weight.neurons] if weight.by_row else matrix[:, weight.neurons]
+        self._check_finite(weight.tensor, vectors)
+        vectors = vectors if weight.by_row else vectors.T
+        self._check_shape(weight.tensor, vectors, (self.layout.roster.width(where), self.layout.d_model))
+        return vectors
 
-    def pre_norm(self, layer: int) -> Tensor:
-        """γ_l [d], the weight of the norm in front of the layer's MLP."""
-        return self._checked(f"{self.layout.path('pre_norm', layer)}.weight", (self.layout.d_model,))
+    def bias(self, kind: WeightKind, where: int | Block) -> Tensor | None:
+        """What is added to the product: [F] for ``up`` and ``gate``, [d] for ``down``; None without a bias."""
+        weight = self.layout.weight(kind, where)
+        if weight.bias is None:
+            return None
+        bias = self._tensor(weight.bias, self.layout.shapes[weight.bias], weight.expert)
+        self._check_finite(weight.bias, bias)
+        return bias if weight.shared_bias else bias[weight.neurons]
 
-    def final_norm(self) -> Tensor:
-        """γ_f [d], the weight of the norm in front of the head."""
-        return self._checked(f"{self.layout.path('final_norm')}.weight", (self.layout.d_model,))
+    def norm(self, kind: NormKind, layer: int | None = None) -> Norm | None:
+        """The norm in front of a layer's MLP ("pre"), after it ("post") or before the head ("final"); None for none."""
+        path, layout = self.layout.norm(kind, layer), self.layout
+        if path is None:
+            return None
+        found = {}
+        for own in ("weight", "bias"):
+            if (name := f"{path}.{own}") in layout.shapes:
+                found[own] = self._tensor(name, (layout.d_model,), None)
+                self._check_finite(name, found[own])
+        weight = found.get("weight")
+        if weight is not None and layout.family.unit_offset:
+            weight = 1 + weight.float()
+        return Norm(weight, found.get("bias"), layout.eps[kind], layout.family.centred)
 
     def head(self) -> Tensor:
-        """U [V, d], the LM head, tied or not."""
-        return self._checked(f"{self.layout.head}.weight", (self.layout.vocab_size, self.layout.d_model))
+        """U [V, d]: the LM head, tied or not, times the logit scale, and the projection in front of it if there is one.
+
+        In the stored dtype where that loses nothing; float32 where the scale is not a power of two, or there is a
+        projection.
+        """
+        layout, name = self.layout, f"{HEAD}.weight"
+        head = self._tensor(name, layout.shapes[name], None)
+        self._check_finite(name, head)
+        projection = f"{layout.family.head_projection}.weight"
+        if projection in layout.shapes:
+            head = head.float() @ self._tensor(projection, layout.shapes[projection], None).float()
+        self._check_shape(name, head, (layout.vocab_size, layout.d_model))
+        if layout.logit_scale == 1:
+            return head
+        return (head if self._scale_is_exact else head.float()) * layout.logit_scale
+
+    def head_bias(self) -> Tensor | None:
+        """[V] what the model adds to the logits. No lens does: it is the same for every neuron."""
+        name = f"{HEAD}.bias"
+        return self._tensor(name, (self.layout.vocab_size,), None) if name in self.layout.shapes else None
+
+    @property
+    def _scale_is_exact(self) -> bool:
+        return math.frexp(self.layout.logit_scale)[0] == 0.5
 
     def head_dtype(self) -> torch.dtype:
-        """The dtype in which the LM head is stored; nothing of it is read."""
-        return self._source.dtype(f"{self.layout.head}.weight")
+        """The dtype of `head`; nothing of it is read."""
+        stored = self._source.dtype(f"{HEAD}.weight")
+        projected = f"{self.layout.family.head_projection}.weight" in self.layout.shapes
+        return torch.float32 if projected or not self._scale_is_exact else stored
 
-    def _checked(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        tensor = self._source.tensor(name)
-        if tuple(tensor.shape) != shape:
+    @cached_property
+    def tied(self) -> bool:
+        """Whether the head is the embedding matrix: as it is stored, whatever the config says."""
+        if isinstance(self._source, DiskNames):
+            return bool(self._source.tied)
+        embedding = self.model.get_input_embeddings().weight
+        return self.model.get_output_embeddings().weight is embedding
+
+    def weight_dtype(self) -> torch.dtype:
+        """The dtype in which the first block's W_up is stored."""
+        return self._source.dtype(self.layout.weight("up", self.layout.roster.blocks[0]).tensor)
+
+    def _tensor(self, name: str, shape: tuple[int, ...], expert: int | None) -> Tensor:
+        """A tensor, or one expert's part of it, of the shape that the model has."""
+        try:
+            tensor = self._source.tensor(name) if expert is None else self._source.part(name, expert)
+        except KeyError as error:
+            raise CheckpointError(f"{self.name} lacks {name}: the checkpoint is incomplete; fetch it again") from error
+        wanted = shape if expert is None else shape[1:]
+        if tuple(tensor.shape) != wanted:
             raise CheckpointError(
-                f"{self.name}: {name} has shape {tuple(tensor.shape)}, its config says {shape}: the weights and "
+                f"{self.name}: {name} has shape {tuple(tensor.shape)}, its config says {wanted}: the weights and "
                 "config.json are not of the same model; fetch both again"
             )
         # fp8 is "floating point" to torch, but a code that needs its scales.
-        if not tensor.is_floating_point() or tensor.element_size() < 2:
+        if not is_plain(tensor):
             raise CheckpointError(
                 f"{self.name}: {name} is stored as {tensor.dtype}, which is quantised: use the unquantised model"
             )
+        return tensor
+
+    def _check_shape(self, name: str, vectors: Tensor, wanted: tuple[int, int]) -> None:
+        """A tensor has the model's shape, but what the layout takes for its vectors may not have d entries."""
+        if tuple(vectors.shape) != wanted:
+            raise LayoutError(
+                f"the {self.layout.model_type} layout does not hold for {self.name}: the vectors in {name} come out as "
+                f"{tuple(vectors.shape)}, and should be {wanted}; check the entry in flashinterp/families.py"
+            )
+
+    def _check_finite(self, name: str, tensor: Tensor) -> None:
         if not _is_finite(tensor):
             bad = int((~torch.isfinite(tensor)).sum())
             raise CheckpointError(
                 f"{self.name}: {name} holds {bad} values that are NaN or infinite: the weights are damaged, or "
                 "were saved from a diverged run; fetch them again, or take an earlier checkpoint"
             )
-        return tensor
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -222,7 +226,7 @@ class Checkpoint:
             return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         except Exception as error:  # transformers raises a dozen kinds for a bad tokenizer
             raise CheckpointError(
-                f"no tokenizer can be loaded from {place} ({_first_line(error)}): add the tokenizer's files to it"
+                f"no tokenizer can be loaded from {place} ({first_line(error)}): add the tokenizer's files to it"
             ) from error
 
     @cached_property
@@ -250,7 +254,7 @@ class Checkpoint:
             )
         except Exception as error:  # whatever transformers raises, the user's next step is the same
             raise CheckpointError(
-                f"transformers cannot load {self.name} ({_first_line(error)}): check that the folder is complete"
+                f"transformers cannot load {self.name} ({first_line(error)}): check that the folder is complete"
             ) from error
         model, info = loaded
         if missing := sorted(info["missing_keys"]):  # transformers fills these with random numbers
@@ -275,12 +279,16 @@ def open_checkpoint(model: str | Path | Any, *, revision: str | None = None) -> 
     if isinstance(model, Checkpoint):
         return model
     if isinstance(model, torch.nn.Module):
-        config: Any = getattr(model, "config", None)
-        return Checkpoint(type(model).__name__, _LiveModel(model), config, model=model)
+        live: Any = model
+        return Checkpoint(type(model).__name__, LiveModel(model), Layout.of(live), live.config, model=model)
     folder = Path(model)
     if not folder.is_dir():
         folder, revision = _download(str(model), revision)
-    return Checkpoint(str(model), _SafetensorsFolder(folder), _read_config(folder), folder=folder, revision=revision)
+    stored = SafetensorsFolder(folder)
+    config = _read_config(folder)
+    modules = skeleton(config)
+    source = DiskNames(modules, dequantised(stored, getattr(config, "quantization_config", None), str(model)))
+    return Checkpoint(str(model), source, Layout.of(modules), config, folder=folder, revision=revision)
 
 
 def _download(repository: str, revision: str | None) -> tuple[Path, str]:
@@ -294,10 +302,10 @@ def _download(repository: str, revision: str | None) -> tuple[Path, str]:
     try:
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=_HUB_FILES))
     except HFValidationError as error:
-        raise CheckpointError(f"{repository!r} is neither a folder nor a Hub id: {_first_line(error)}") from error
+        raise CheckpointError(f"{repository!r} is neither a folder nor a Hub id: {first_line(error)}") from error
     except Exception as error:  # network, permission, gate, not found: all end here
         raise CheckpointError(
-            f"there is no folder {repository}, and the Hub does not give it ({_first_line(error)}): check the "
+            f"there is no folder {repository}, and the Hub does not give it ({first_line(error)}): check the "
             "name, log in with `hf auth login` for a gated model, or download it and give the folder"
         ) from error
     return folder, folder.name
@@ -312,7 +320,7 @@ def _read_config(folder: Path) -> Any:
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} has no config.json: give the whole model folder") from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({_first_line(error)}): fetch the model again") from error
+        raise CheckpointError(f"{path} cannot be read ({first_line(error)}): fetch the model again") from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} is JSON, but no config (a {type(raw).__name__}): fetch the model again")
     check_family(raw.get("model_type"))  # before transformers, whose answer to an unknown one names no next step
@@ -320,49 +328,10 @@ def _read_config(folder: Path) -> Any:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a field of the wrong kind
         raise CheckpointError(
-            f"transformers does not take the config of {folder} ({_first_line(error)}): fetch config.json again"
-        ) from error
-
-
-def _read_index(folder: Path) -> dict[str, str]:
-    """The shard of each tensor, with every shard's name and presence checked."""
-    path = folder / _INDEX
-    try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        shard_of = {str(name): str(shard) for name, shard in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not a weight index ({_first_line(error)}): fetch the model again") from error
-    for shard in sorted(set(shard_of.values())):
-        # A hostile index could name ../../etc/passwd: only a bare file name is followed.
-        if shard != Path(shard).name or shard in ("", ".", ".."):
-            raise CheckpointError(f"{path} names the shard {shard!r}, which leaves the folder: do not trust this model")
-        if not (folder / shard).is_file():
-            raise CheckpointError(f"{path} names the shard {shard!r}, which is not there: finish the download")
-        with _open(folder / shard) as file:
-            absent = sorted({n for n, s in shard_of.items() if s == shard} - set(file.keys()))
-        if absent:
-            raise CheckpointError(f"{folder / shard} lacks {absent[0]!r}, which its index promises: fetch it again")
-    return shard_of
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({_first_line(error)}): fetch it again"
+            f"transformers does not take the config of {folder} ({first_line(error)}): fetch config.json again"
         ) from error
 
 
 def _is_finite(tensor: Tensor) -> bool:
     """Whether all values are; NaN is passed on by minimum and maximum, and nothing as large as the tensor is made."""
     return not tensor.numel() or bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -160,10 +160,10 @@ def resolve_claim(claim: Claim, maps: dict[str, NeuronMap], checkpoint: Checkpoi
             best = found_in.find(token, 1, claim.pole or "both", checkpoint=checkpoint)
         claim = replace(claim, neuron=best[0].neuron, pole=best[0].pole)
     claim_neuron = cast(NeuronId, claim.neuron)
-    claim_neuron.check(checkpoint.layout.n_layers, checkpoint.layout.n_neurons)
+    checkpoint.layout.roster.check(claim_neuron)
     if claim.pole is None:
         at = found_in.index(claim_neuron)
-        z = float(token_logits(checkpoint, claim.lens, [token.id], layers=[claim_neuron.layer])[claim_neuron.neuron, 0])
+        z = float(token_logits(checkpoint, claim.lens, [token.id], blocks=[claim_neuron.block])[claim_neuron.neuron, 0])
         plus, minus = z - float(found_in.log_mean_top[at]), -z - float(found_in.bottom_log_mean_top[at])
         claim = replace(claim, pole="+" if plus >= minus else "-")  # the higher score, ties to the positive
     return claim

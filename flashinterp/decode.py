@@ -13,9 +13,10 @@ from torch import Tensor
 from flashinterp import candidates, gpu
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.errors import CheckpointError, MapError, NeuronError
-from flashinterp.neuron import Lens, get_lens
-from flashinterp.probe import rms_norm
-from flashinterp.product import SCORE_TOKENS, Pole, Poles, multiply
+from flashinterp.neuron import Block, Lens, get_lens
+from flashinterp.norms import Norm
+from flashinterp.product import SCORE_TOKENS, Pole, Poles, cap, multiply
+from flashinterp.roster import span
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,15 @@ class Way:
 
 
 def choose_way(
-    device: str, weights: torch.dtype, rank_in: torch.dtype, *, d: int, vocab: int, top_k: int, exact_mass: bool = False
+    device: str,
+    weights: torch.dtype,
+    rank_in: torch.dtype,
+    *,
+    d: int,
+    vocab: int,
+    top_k: int,
+    softcap: float | None = None,
+    exact_mass: bool = False,
 ) -> Way:
     """The fastest way that gives the exact ids and logits.
 
@@ -42,6 +51,7 @@ def choose_way(
         weights: the dtype of the rows and the head as they come to the product.
         rank_in: float32 or float64.
         d, vocab, top_k: the shape.
+        softcap: c of the model's logits, or None.
         exact_mass: whether logsumexp, too, must be free of rounded logits.
     """
     if rank_in == torch.float64:
@@ -53,11 +63,22 @@ def choose_way(
         return Way("plain", f"the kernels keep at most {gpu.MOST} tokens" if on_gpu.triton else on_gpu.reason)
     if exact_mass:
         return Way("plain", "float32 was asked for")
+    if softcap is not None:
+        return Way("plain", "a soft-cap is not bounded for candidates")
     return Way(*candidates.choose(d, vocab, top_k))
 
 
+_PIECE = 256  # rows that are prepared at a time
+
+
 def decode_rows(
-    rows: Tensor, head: Tensor, *, top_k: int = SCORE_TOKENS, poles: Poles = "both", way: Way | None = None
+    rows: Tensor,
+    head: Tensor,
+    *,
+    top_k: int = SCORE_TOKENS,
+    poles: Poles = "both",
+    softcap: float | None = None,
+    way: Way | None = None,
 ) -> tuple[Pole, ...]:
     """Decode weight vectors with a head: the top tokens of w and of -w, from one product.
 
@@ -81,6 +102,7 @@ def decode_rows(
         head: [V, d], same dtype and device.
         top_k: how many tokens to keep, at most V.
         poles: ``both``, or ``+`` for w alone.
+        softcap: c, where the model's logits are c · tanh(z / c).
         way: how; by default the fastest that is exact here.
 
     Returns:
@@ -96,14 +118,16 @@ def decode_rows(
     if n == 0:
         raise MapError("there are no rows to decode: name at least one layer")
     rank_in = torch.float64 if rows.dtype == torch.float64 else torch.float32
-    way = way or choose_way(str(rows.device), rows.dtype, rank_in, d=head.shape[1], vocab=vocab, top_k=top_k)
+    way = way or choose_way(
+        str(rows.device), rows.dtype, rank_in, d=head.shape[1], vocab=vocab, top_k=top_k, softcap=softcap
+    )
     if way.name == "triton":
-        return gpu.multiply(rows, head, top_k, poles)
+        return gpu.multiply(rows, head, top_k, poles, softcap)
     if way.name == "bfloat16":
         return candidates.multiply_bfloat16(rows, head, top_k, poles)
     if rows.dtype not in (torch.float32, torch.float64):
         rows, head = rows.float(), head.float()
-    return multiply(rows, head, top_k, poles)
+    return multiply(rows, head, top_k, poles, softcap)
 
 
 # --- lenses -----------------------------------------------------------------------------------------
@@ -112,45 +136,71 @@ def decode_rows(
 def lens_rows(
     checkpoint: Checkpoint,
     lens: str | Lens,
-    layer: int,
+    where: int | Block,
     *,
     head_of: Checkpoint | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The vectors of one layer as a lens hands them to the head: [F, d], computed in dtype.
+    """The vectors of one block as a lens hands them to the head: [F, d], computed in dtype.
 
-    For ``paper`` and ``logit-lens`` they are the weights themselves; the residual lenses fold the norm
-    weight in front of the MLP into the rows that read through it, then apply the final norm, whose weight
-    comes from ``head_of`` (METHOD 2).
+    For ``paper`` and ``logit-lens`` they are the weights themselves. The residual lenses take them the way that a
+    residual vector takes: the weight of the norm in front of the MLP is folded into the rows that read through it, that
+    of a norm after the MLP into the columns that write through it; then comes the final norm, which is that of
+    ``head_of``. Norms act without their biases, so that -w decodes to the opposite of w (METHOD 2).
+
+    Args:
+        where: a layer's dense MLP, by its number, or a `Block`.
+
+    Raises:
+        LayoutError: the model has no such matrix.
+        CheckpointError: a vector is too large for dtype.
     """
-    lens = get_lens(lens)
-    rows = stored_rows(checkpoint, lens, layer).to(dtype)
-    if not bool(torch.isfinite(rows.square().sum(1)).all()):  # RMSNorm would silently make such a row zero
-        raise CheckpointError(
-            f"{checkpoint.name}: a vector of layer {layer} is so large that its norm is beyond {dtype}: the weights "
-            "are damaged; fetch them again"
-        )
+    lens, block = get_lens(lens), Block.of(where)
+    stored = stored_rows(checkpoint, lens, block)
+    rows = torch.empty(stored.shape, dtype=dtype, device=stored.device) if lens.residual else stored.to(dtype)
+    passed, final = _norms_of(checkpoint, lens, block.layer, head_of or checkpoint)
+    for first in range(0, len(stored), _PIECE):  # in pieces, so that nothing else of the layer's size is made
+        piece = (stored if lens.residual else rows)[first : first + _PIECE].to(dtype)
+        if not bool(torch.isfinite(torch.linalg.vector_norm(piece, dim=1).square()).all()):
+            raise CheckpointError(  # a norm would silently make such a row zero
+                f"{checkpoint.name}: a vector of {block} is so large that its norm is beyond {dtype}: the weights "
+                "are damaged; fetch them again"
+            )
+        if lens.residual:
+            piece = piece if passed is None else passed.scaled(piece)
+            rows[first : first + _PIECE] = piece if final is None else final.direction(piece)
+    return rows
+
+
+def _norms_of(checkpoint: Checkpoint, lens: Lens, layer: int, head_of: Checkpoint) -> tuple[Norm | None, Norm | None]:
+    """The norm that a residual lens folds in, and the final one; none for the others."""
     if not lens.residual:
-        return rows
-    if lens.weight != "down":
-        rows = rows * checkpoint.pre_norm(layer).to(dtype)
-    final = (head_of or checkpoint).final_norm().to(dtype)
-    return rms_norm(rows, final, checkpoint.layout.norm_eps)
+        return None, None
+    # A norm of the sum is a part of the stream, not of what one MLP writes to it.
+    part_of_stream = lens.side == "write" and checkpoint.layout.family.stream == "added, then normed"
+    passed = None if part_of_stream else checkpoint.norm("pre" if lens.side == "read" else "post", layer)
+    return passed, head_of.norm("final")
 
 
-def stored_rows(checkpoint: Checkpoint, lens: Lens, layer: int) -> Tensor:
+def stored_rows(checkpoint: Checkpoint, lens: Lens, where: int | Block) -> Tensor:
     """The weights that a lens looks at, [F, d], as they are stored."""
-    return checkpoint.rows(lens.weight, layer)  # type: ignore[arg-type]  # "post" is no lens's weight
+    return checkpoint.rows(lens.weight, where)  # type: ignore[arg-type]  # "post" is no lens's weight
 
 
 @dataclass(frozen=True)
 class LayerDecode:
-    """One layer's result: both poles, and the norms of the vectors that were decoded, [F] float32."""
+    """One layer's result, its blocks in order: both poles, and the norms of the decoded vectors, [F] float32."""
 
     layer: int
     plus: Pole
     minus: Pole
     norms: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[LayerDecode]) -> LayerDecode:
+        """A layer from its blocks."""
+        plus, minus = Pole.join([p.plus for p in parts]), Pole.join([p.minus for p in parts])
+        return cls(parts[0].layer, plus, minus, torch.cat([p.norms for p in parts]))
 
 
 def decode_layers(
@@ -165,50 +215,57 @@ def decode_layers(
     head_of: Checkpoint | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[LayerDecode]:
-    """Decode layer after layer, reading the next one meanwhile; progress is called with (layers done, in all).
+    """Decode layer after layer, reading the next block meanwhile; progress is called with (layers done, in all).
 
-    Two layers' rows and the head are in memory at a time, whatever the size of the model.
+    The rows of two blocks (a dense layer is one, an expert is one) and the head are in memory at a time, whatever the
+    size of the model.
     """
-    if not layers:
+    blocks = checkpoint.layout.roster.of_layers(layers).blocks
+    if not blocks:
         return
-    head = (head_of or checkpoint).head()
+    from_head = head_of or checkpoint
+    head, softcap = from_head.head(), from_head.layout.softcap
     # Weights as they are, where they are multiplied exactly and much faster than in float32.
     as_stored = not lens.residual and way.name != "plain" and head.dtype in (torch.float16, torch.bfloat16)
     head = head.to(device) if as_stored else head.to(device, dtype)
 
-    def read(layer: int) -> Tensor:
-        if as_stored and (rows := stored_rows(checkpoint, lens, layer)).dtype == head.dtype:
+    def read(block: Block) -> Tensor:
+        if as_stored and (rows := stored_rows(checkpoint, lens, block)).dtype == head.dtype:
             return rows
-        return lens_rows(checkpoint, lens, layer, head_of=head_of, dtype=dtype)
+        return lens_rows(checkpoint, lens, block, head_of=head_of, dtype=dtype)
 
+    parts: list[LayerDecode] = []
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
-        coming = pool.submit(read, layers[0])
-        for done, layer in enumerate(layers, 1):
+        coming = pool.submit(read, blocks[0])
+        for at, block in enumerate(blocks, 1):
             rows = coming.result().to(device)
-            if done < len(layers):
-                coming = pool.submit(read, layers[done])
-            same = rows.dtype == head.dtype  # else a layer that is stored otherwise than the head
-            plus, minus = decode_rows(rows, head.to(rows.dtype), top_k=top_k, way=way if same else None)
-            yield LayerDecode(layer, plus, minus, _norms(rows))
-            if progress:
-                progress(done, len(layers))
+            if at < len(blocks):
+                coming = pool.submit(read, blocks[at])
+            same = rows.dtype == head.dtype  # else a block that is stored otherwise than the head
+            poles = decode_rows(rows, head.to(rows.dtype), top_k=top_k, softcap=softcap, way=way if same else None)
+            parts.append(LayerDecode(block.layer, poles[0], poles[1], _norms(rows)))
+            if at == len(blocks) or blocks[at].layer != block.layer:
+                yield LayerDecode.join(parts)
+                parts = []
+                if progress:
+                    progress(layers.index(block.layer) + 1, len(layers))
 
 
 def _norms(rows: Tensor) -> Tensor:
     """[F] float32, without a float32 copy of half-precision rows."""
-    accumulate = torch.float64 if rows.dtype == torch.float64 else torch.float32
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=accumulate)
-    return norms.float()
+    wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    return torch.cat([torch.linalg.vector_norm(piece.to(wide), dim=1).float() for piece in rows.split(_PIECE)])
 
 
 def token_logits(
-    checkpoint: Checkpoint, lens: str | Lens, tokens: Sequence[int], *, layers: Sequence[int] | None = None
+    checkpoint: Checkpoint, lens: str | Lens, tokens: Sequence[int], *, blocks: Sequence[int | Block] | None = None
 ) -> Any:
-    """The exact logits of a few tokens at every neuron: [N, tokens] float32 numpy, one product a layer."""
+    """The exact logits of a few tokens at every neuron: [N, tokens] float32 numpy, one product a block."""
     lens = get_lens(lens)
     head = checkpoint.head()[list(tokens)].float()
-    wanted = range(checkpoint.layout.n_layers) if layers is None else layers
-    return torch.cat([lens_rows(checkpoint, lens, layer) @ head.T for layer in wanted]).numpy()
+    wanted = checkpoint.layout.roster.blocks if blocks is None else blocks
+    z = torch.cat([lens_rows(checkpoint, lens, block) @ head.T for block in wanted])
+    return cap(z, checkpoint.layout.softcap).numpy()
 
 
 def check_layers(checkpoint: Checkpoint, layers: Sequence[int] | None) -> tuple[int, ...]:
@@ -217,11 +274,12 @@ def check_layers(checkpoint: Checkpoint, layers: Sequence[int] | None) -> tuple[
     Raises:
         NeuronError: a layer is out of range, or none is given.
     """
+    there = checkpoint.layout.roster.layers
     if layers is None:
-        return tuple(range(checkpoint.layout.n_layers))
+        return there
     chosen = tuple(sorted(set(layers)))
-    out = [n for n in chosen if not 0 <= n < checkpoint.layout.n_layers]
+    out = [n for n in chosen if n not in there]
     if out or not chosen:
         told = f"layer {out[0]} is out of range" if out else "no layer was named"
-        raise NeuronError(f"{told}: this model has layers 0 to {checkpoint.layout.n_layers - 1}")
+        raise NeuronError(f"{told}: this model has layers {span(there)}; choose some of these")
     return chosen

@@ -42,3 +42,8 @@ class ClaimError(FlashinterpError):
 
 class RunError(FlashinterpError):
     """A run folder cannot be written, or what is written there is not valid evidence."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, short enough to stand in a line of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

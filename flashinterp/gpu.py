@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from flashinterp import topk
-from flashinterp.product import Pole, Poles
+from flashinterp.product import Pole, Poles, cap
 
 MOST = 256
 """Tokens kept by the kernels at most: with more, their registers spill, and plain torch is taken."""
@@ -63,7 +63,7 @@ def prove(device: str) -> Selection:
     return Selection(True, "the kernels agree with plain torch here")
 
 
-def multiply(rows: Tensor, head: Tensor, top_k: int, poles: Poles) -> tuple[Pole, ...]:
+def multiply(rows: Tensor, head: Tensor, top_k: int, poles: Poles, softcap: float | None = None) -> tuple[Pole, ...]:
     """The poles of rows [n, d] with a head [V, d] on a CUDA device, by the kernels; top_k is at most `MOST`.
 
     Raises:
@@ -72,6 +72,7 @@ def multiply(rows: Tensor, head: Tensor, top_k: int, poles: Poles) -> tuple[Pole
     workspace, parts = None, []
     for _, z in logit_chunks(rows, head):
         workspace = workspace or _workspace(len(z), len(head), top_k, poles, rows.device)
+        cap(z[:, : len(head)], softcap)
         parts.append([found.clone() for found in select(z, len(head), top_k, poles=poles, workspace=workspace)])
     return tuple(Pole.join(side) for side in zip(*parts, strict=True))
 

@@ -1,131 +1,373 @@
-"""Per architecture: where up, gate, down, the norms and the head are (METHOD 1).
+"""One model's layout: its neurons, and for each of them the tensors, rows and modules where it is (METHOD 1).
 
-A layout is a claim about a model. `probe.py` proves it on the loaded model before anything is measured.
+It is made from the module tree of a live model, or of one without weights on the meta device, and the family's entry
+in `families`. A layout is a claim about a model. `probe.py` proves it on the loaded model before anything is measured.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
-from flashinterp.errors import LayoutError
-from flashinterp.neuron import Site
+import torch
+
+from flashinterp.errors import LayoutError, first_line
+from flashinterp.families import Family, family_of
+from flashinterp.formula import Formula
+from flashinterp.neuron import LENSES, Block, Lens, Site
+from flashinterp.roster import Roster
 
 WeightKind = Literal["up", "gate", "down"]
+NormKind = Literal["pre", "post", "final"]
+
+HEAD = "lm_head"
+"""The path of the LM head, the same in every family."""
 
 
 @dataclass(frozen=True)
-class Names:
-    """Module paths of one family; a module's tensor on disk is its path with ``.weight`` after it."""
+class Weight:
+    """Where the vectors of one block's neurons are stored.
 
-    up: str = "model.layers.{layer}.mlp.up_proj"
-    gate: str = "model.layers.{layer}.mlp.gate_proj"
-    down: str = "model.layers.{layer}.mlp.down_proj"
-    mlp: str = "model.layers.{layer}.mlp"
-    decoder_layer: str = "model.layers.{layer}"
-    pre_norm: str = "model.layers.{layer}.post_attention_layernorm"
-    final_norm: str = "model.norm"
-    embedding: str = "model.embed_tokens"
-    head: str = "lm_head"
-
-
-LLAMA = Names()
-
-# Each of these is RMSNorm -> down(act(gate x) * up x) -> add, with a final RMSNorm and a plain head.
-FAMILIES: dict[str, Names] = {"llama": LLAMA, "mistral": LLAMA, "qwen2": LLAMA, "qwen3": LLAMA}
-
-
-def check_family(model_type: Any) -> str:
-    """Return an architecture's name if its layout is known.
-
-    Raises:
-        LayoutError: it is not.
+    Attributes:
+        tensor: the tensor's name in the model.
+        shape: its whole shape.
+        bias: the name of the bias tensor, None without one.
+        expert: the index on its first axis, where it holds all experts.
+        neurons: which rows of the matrix, or columns of W_down, are the neurons', in order.
+        by_row: whether a neuron is a row of the matrix (of the expert's part) as it is stored, not a column.
+        shared_bias: whether the bias is the MLP's, as W_down's [d], and not the neurons' [F].
     """
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise LayoutError(
-            f"architecture {model_type!r} is not known: known are {', '.join(sorted(FAMILIES))}; "
-            "a model of another family needs an entry in flashinterp/layout.py"
-        )
-    return model_type
+
+    tensor: str
+    shape: tuple[int, ...]
+    bias: str | None
+    expert: int | None
+    neurons: slice
+    by_row: bool
+    shared_bias: bool
+
+
+@dataclass(frozen=True)
+class Tap:
+    """The module at which a site of a dense block is seen, and which columns of what passes are its neurons.
+
+    Attributes:
+        module: path.
+        at_input: whether it is the module's input, not its output.
+        columns: of the last axis.
+        width: columns in all.
+    """
+
+    module: str
+    at_input: bool
+    columns: slice
+    width: int
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One model's shape and the names of its parts.
+    """One model's shape and the places of its parts.
 
     Attributes:
         model_type: the family's name in the model's config.
+        family: its entry in the registry.
         n_layers: L.
-        n_neurons: F, MLP width.
         d_model: d, hidden size.
         vocab_size: V, rows of the LM head.
-        activation: the gate's activation function, by its name in transformers.
-        norm_eps: the epsilon of every RMSNorm.
-        tied: whether the LM head is the embedding matrix.
+        roster: its blocks and their widths.
+        formula: what a neuron computes.
+        logit_scale: what the head's product is multiplied by.
+        softcap: c of c · tanh(z / c), None without one.
+        multiplier: what the MLP's output is multiplied by before it is added to the stream.
+        shapes: of every parameter.
+        eps: the epsilon of the norms in front of the MLP ("pre"), after it ("post") and before the head ("final").
+        experts: per layer with experts, the gate-and-up tensor's flags: (transposed, concatenated, bias).
     """
 
     model_type: str
+    family: Family
     n_layers: int
-    n_neurons: int
     d_model: int
     vocab_size: int
-    activation: str
-    norm_eps: float
-    tied: bool
-    names: Names
+    roster: Roster
+    formula: Formula
+    logit_scale: float
+    softcap: float | None
+    multiplier: float
+    shapes: dict[str, tuple[int, ...]]
+    eps: dict[str, float]
+    experts: dict[int, tuple[bool, bool, bool]]
 
     @classmethod
-    def of(cls, config: Any) -> Layout:
-        """Make the layout of a transformers config.
+    def of(cls, model: Any) -> Layout:
+        """The layout of a live model, or of one without weights; made once for each.
 
         Raises:
-            LayoutError: the architecture is not one of those known here, or is a quantised variant.
+            LayoutError: the architecture is not known here, or the model lacks a part that its family has.
         """
-        model_type = check_family(getattr(config, "model_type", None))
-        quantisation = getattr(config, "quantization_config", None)  # a dict from a file, an object on a live model
-        if quantisation:
-            method = quantisation.get("quant_method") if isinstance(quantisation, dict) else type(quantisation).__name__
-            raise LayoutError(
-                f"this {model_type} checkpoint is quantised ({method}): its tensors are codes, not weights; "
-                "use the unquantised repository that it was made from"
-            )
-        return cls(
-            model_type=model_type,
-            n_layers=config.num_hidden_layers,
-            n_neurons=config.intermediate_size,
-            d_model=config.hidden_size,
-            vocab_size=config.vocab_size,
-            activation=config.hidden_act,
-            norm_eps=config.rms_norm_eps,
-            tied=config.tie_word_embeddings,
-            names=FAMILIES[model_type],
-        )
+        if model not in _LAYOUTS:
+            _LAYOUTS[model] = _read(model)
+        return _LAYOUTS[model]
 
     @property
-    def head(self) -> str:
-        """The path whose weight is the unembedding U."""
-        return self.names.embedding if self.tied else self.names.head
+    def lenses(self) -> tuple[Lens, ...]:
+        """The lenses that this model has: all, but for `gate` where there is no gate."""
+        return tuple(lens for lens in LENSES.values() if lens.weight != "gate" or self.formula.gated)
 
-    def path(self, part: str, layer: int | None = None) -> str:
-        """The module path of a part, as in ``path("up", 25)``."""
-        template: str = getattr(self.names, part)
-        return template.format(layer=layer)
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites at which a neuron can be clamped."""
+        return ("up", "gate", "post") if self.formula.gated else ("up", "post")
 
-    def module(self, model: Any, part: str, layer: int | None = None) -> Any:
-        """The module of a part on a live model.
+    def layer(self, layer: int) -> str:
+        """The path of a decoder layer."""
+        return f"{self.family.layers}.{layer}"
+
+    def mlp(self, layer: int) -> str:
+        """The path of a layer's MLP; of the layer itself where there is no module for it."""
+        return _join(self.layer(layer), self.family.mlp)
+
+    def experts_module(self, layer: int) -> str:
+        """The path of a layer's routed experts."""
+        return _join(self.mlp(layer), self.family.experts)
+
+    def norm(self, kind: NormKind, layer: int | None = None) -> str | None:
+        """The path of a norm; None where the family has none."""
+        if kind == "final":
+            return self.family.final_norm
+        name = self.family.pre_norm if kind == "pre" else self.family.post_norm
+        return None if name is None or layer is None else _join(self.layer(layer), name)
+
+    def weight(self, kind: WeightKind, where: int | Block) -> Weight:
+        """Where the vectors of a block's neurons are stored.
 
         Raises:
-            LayoutError: the model has no such module.
+            NeuronError: there is no such block.
+            LayoutError: the model has no such matrix: a gate, where there is none.
         """
-        path = self.path(part, layer)
-        try:
-            return model.get_submodule(path)
-        except AttributeError as error:
+        block = Block.of(where)
+        width = self.roster.width(block)
+        if kind == "gate" and not self.formula.gated:
             raise LayoutError(
-                f"this {type(model).__name__} has no module {path!r}, which the {self.model_type} layout "
-                f"needs; its top modules are {', '.join(name for name, _ in model.named_children())}"
-            ) from error
+                f"a {self.model_type} MLP has no gate: choose a lens of {', '.join(x.name for x in self.lenses)}, or a "
+                f"site of {', '.join(self.sites)}"
+            )
+        if block.expert is not None:
+            return self._expert_weight(kind, block, width)
+        name = {"up": self.family.up, "gate": self.family.gate, "down": self.family.down}[kind]
+        path = _join(self._dense(block.layer), str(name))
+        tensor, bias = f"{path}.weight", f"{path}.bias"
+        fused = self.family.up == self.family.gate and kind != "down"
+        neurons = slice(width, 2 * width) if fused and kind == "up" else slice(0, width)
+        return Weight(
+            tensor,
+            self.shapes[tensor],
+            bias if bias in self.shapes else None,
+            None,
+            neurons,
+            (kind != "down") != self.family.transposed,
+            kind == "down",
+        )
 
-    def site_module(self, model: Any, site: Site, layer: int) -> Any:
-        """The module at whose output (up, gate) or input (post) a neuron's value is found."""
-        return self.module(model, "down" if site == "post" else site, layer)
+    def _expert_weight(self, kind: WeightKind, block: Block, width: int) -> Weight:
+        transposed, concatenated, biased = self.experts[block.layer]
+        name = "down_proj" if kind == "down" else "gate_up_proj"
+        tensor = _join(self.experts_module(block.layer), name)
+        if kind == "down":
+            neurons = slice(0, width)
+        elif concatenated:
+            neurons = slice(0, width) if kind == "gate" else slice(width, 2 * width)
+        else:
+            neurons = slice(0 if kind == "gate" else 1, 2 * width, 2)
+        bias = f"{tensor}_bias" if biased else None
+        by_row = (kind != "down") != transposed
+        return Weight(tensor, self.shapes[tensor], bias, block.expert, neurons, by_row, kind == "down")
+
+    def tap(self, site: Site, layer: int) -> Tap:
+        """The module at whose output (up, gate) or input (post) a dense neuron's value is seen."""
+        weight = self.weight("down" if site == "post" else site, layer)
+        module = weight.tensor.removesuffix(".weight")
+        if site == "post":
+            width = self.roster.width(layer)
+            return Tap(module, True, slice(0, width), width)
+        out = weight.shape[0] if weight.by_row else weight.shape[1]
+        return Tap(module, False, weight.neurons, out)
+
+    def _dense(self, layer: int) -> str:
+        """The path of what holds a layer's dense matrices."""
+        return _join(self.mlp(layer), self.family.shared) if layer in self.experts else self.mlp(layer)
+
+
+_LAYOUTS: WeakKeyDictionary[Any, Layout] = WeakKeyDictionary()
+
+
+def skeleton(config: Any) -> Any:
+    """The model of a config without its weights, on the meta device: names and shapes, and no memory.
+
+    Raises:
+        LayoutError: the architecture is not known here, or transformers cannot make it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    family_of(config)
+    plain = copy.deepcopy(config)
+    if getattr(plain, "quantization_config", None) is not None:
+        del plain.quantization_config
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(plain)
+    except Exception as error:  # whatever a config with wrong fields makes it raise
+        raise LayoutError(
+            f"transformers cannot make a {config.model_type} model of this config ({first_line(error)}): fetch "
+            "config.json again"
+        ) from error
+
+
+def module_at(model: Any, path: str, model_type: str) -> Any:
+    """The module at a path.
+
+    Raises:
+        LayoutError: the model has none, with the part of its tree where it should be.
+    """
+    try:
+        return model.get_submodule(path)
+    except AttributeError as error:
+        raise LayoutError(
+            f"this {type(model).__name__} has no module {path!r}, which the {model_type} layout needs; "
+            f"{_tree(model, path)}; check that it is the whole model, or add an entry to flashinterp/families.py"
+        ) from error
+
+
+def _tree(model: Any, path: str) -> str:
+    """What there is instead: the children of the deepest module on the way."""
+    at, seen = model, type(model).__name__
+    for name in path.split("."):
+        below = dict(at.named_children())
+        if name not in below:
+            return f"{seen} has {', '.join(f'{n}: {type(m).__name__}' for n, m in below.items()) or 'no parts'}"
+        at, seen = below[name], f"{name}: {type(below[name]).__name__}"
+    return f"{seen} is there"
+
+
+def _join(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
+# --- from a module tree -----------------------------------------------------------------------------
+
+
+def _read(model: Any) -> Layout:
+    config: Any = getattr(model, "config", None)
+    family = family_of(config)
+    text = config.get_text_config()
+    shapes = {name: _shape(module, own, p) for name, module, own, p in _parameters(model)}
+    layers = module_at(model, family.layers, config.model_type)
+    experts = {
+        n: _expert_flags(layer, family) for n, layer in enumerate(layers) if _experts_of(layer, family) is not None
+    }
+    module_at(model, HEAD, config.model_type)
+    return Layout(
+        model_type=config.model_type,
+        family=family,
+        n_layers=len(layers),
+        d_model=text.hidden_size,
+        vocab_size=shapes[f"{HEAD}.weight"][0],
+        roster=_roster(layers, family, config.model_type, shapes),
+        formula=_formula(layers, family, text),
+        logit_scale=_field(config, family.logit_scale) / _field(config, family.logit_divisor),
+        softcap=getattr(config, family.softcap, None) if family.softcap else None,
+        multiplier=_field(config, family.multiplier),
+        shapes=shapes,
+        eps=_epsilons(model, family),
+        experts=experts,
+    )
+
+
+def _parameters(model: Any) -> Any:
+    for path, module in model.named_modules(remove_duplicate=False):
+        for own, parameter in module._parameters.items():
+            if parameter is not None:
+                yield _join(path, own), module, own, parameter
+
+
+def _shape(module: Any, own: str, parameter: Any) -> tuple[int, ...]:
+    """A parameter's shape, or what it would be if it were not quantised."""
+    if own == "weight" and hasattr(module, "in_features") and hasattr(module, "out_features"):
+        return module.out_features, module.in_features
+    return tuple(parameter.shape)
+
+
+def _experts_of(layer: Any, family: Family) -> Any:
+    mlp = getattr(layer, family.mlp, None) if family.mlp else None
+    return getattr(mlp, family.experts, None)
+
+
+def _expert_flags(layer: Any, family: Family) -> tuple[bool, bool, bool]:
+    """How the experts' tensors lie: what transformers' own experts modules say of themselves."""
+    module = _experts_of(layer, family)
+    if getattr(module, "has_post_expert_norm", False) or not getattr(module, "has_gate", True):
+        raise LayoutError(
+            f"the experts of {type(module).__name__} have a norm of their own, or no gate, which no family here has: "
+            "add it to flashinterp/layout.py"
+        )
+    return bool(module.is_transposed), bool(module.is_concatenated), bool(module.has_bias)
+
+
+def _roster(layers: Any, family: Family, model_type: str, shapes: dict[str, tuple[int, ...]]) -> Roster:
+    blocks, widths = [], []
+    for number, layer in enumerate(layers):
+        mlp = _join(f"{family.layers}.{number}", family.mlp)
+        experts = _experts_of(layer, family)
+        dense = mlp if experts is None else _join(mlp, family.shared)
+        names = [_join(dense, matrix, "weight") for matrix in (family.down, family.up, family.gate) if matrix]
+        missing = [name for name in names if name not in shapes]
+        if not missing:
+            blocks.append(Block(number))
+            widths.append(shapes[names[0]][0 if family.transposed else 1])
+        elif experts is None:
+            raise LayoutError(
+                f"layer {number} of this {model_type} model has no {missing[0]}: its parts are "
+                f"{', '.join(n for n, _ in layer.named_children())}; add an entry to flashinterp/families.py"
+            )
+        if experts is not None:
+            count, *rest = shapes[_join(mlp, family.experts, "down_proj")]
+            blocks += [Block(number, e) for e in range(count)]
+            widths += [rest[0 if experts.is_transposed else 1]] * count
+    return Roster(tuple(blocks), tuple(widths))
+
+
+def _formula(layers: Any, family: Family, text: Any) -> Formula:
+    if family.swiglu_limit is None:
+        return Formula(_said(text, family.activation), gated=family.gate is not None)
+    module = _experts_of(layers[0], family)  # the live values where it has them; older releases fix them
+    limit, alpha = (getattr(module, n, d) for n, d in zip(("limit", "alpha"), family.swiglu_limit, strict=True))
+    return Formula("silu", gated=True, limit=float(limit), alpha=float(alpha))
+
+
+def _field(config: Any, name: str) -> float:
+    return float(_said(config, name)) if name else 1.0
+
+
+def _said(config: Any, name: str) -> Any:
+    if not hasattr(config, name):
+        raise LayoutError(
+            f"the config of this {config.model_type} model has no {name}: check the entry in flashinterp/families.py"
+        )
+    return getattr(config, name)
+
+
+def _epsilons(model: Any, family: Family) -> dict[str, float]:
+    """Each norm's own epsilon, which five families keep in four fields of their configs and one in none."""
+    paths = {
+        "pre": family.pre_norm and f"{family.layers}.0.{family.pre_norm}",
+        "post": family.post_norm and f"{family.layers}.0.{family.post_norm}",
+        "final": family.final_norm,
+    }
+    found = {}
+    for kind, path in paths.items():
+        if path:
+            module = module_at(model, path, model.config.model_type)
+            found[kind] = float(getattr(module, "variance_epsilon", None) or module.eps)
+    return found

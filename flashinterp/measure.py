@@ -15,11 +15,12 @@ from torch import Tensor
 from flashinterp.capture import capture, encode
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.claims import Claim
-from flashinterp.clamp import clamp
+from flashinterp.clamp import RowClamp, clamp_rows
 from flashinterp.controls import Controls, LayerScale, duplicates_of, matched_controls
 from flashinterp.decode import token_logits
-from flashinterp.errors import FlashinterpError
-from flashinterp.neuron import NeuronId
+from flashinterp.errors import FlashinterpError, RunError
+from flashinterp.neuron import Block, NeuronId
+from flashinterp.passes import input_device
 from flashinterp.profiles import Profile
 from flashinterp.prompts import PromptSet
 from flashinterp.stats import separation
@@ -33,6 +34,7 @@ Floats = NDArray[np.float64]
 _LOW, _HIGH = 0.01, 0.99
 _STRESS = 500.0  # the paper's figure 2
 _STRESS_PROMPTS = 4
+_LEAST_ROUTED = 8  # tokens of natural text that reach an expert; the 1st percentile of fewer is its least value
 _NOISE_ROWS = 64  # a batch large enough that matrix products take the shape they have in a sweep
 
 
@@ -67,7 +69,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class _Natural:
-    """One layer on natural text: u [positions, F] for the doses, and each neuron's scale."""
+    """One block on natural text: u [positions, F] for the doses, where it is routed to, and each neuron's scale."""
 
     up: Floats
     scale: LayerScale
@@ -90,7 +92,7 @@ def measure(
     evidence: list[Evidence | str] = []
     for done, (claim, absence) in enumerate(zip(claims, absences, strict=True), 1):
         try:
-            evidence.append(absence or _measure_one(bench, claim, natural[cast(NeuronId, claim.neuron).layer], absent))
+            evidence.append(absence or _measure_one(bench, claim, natural[cast(NeuronId, claim.neuron).block], absent))
         except FlashinterpError as error:
             evidence.append(str(error))
         if progress:
@@ -104,17 +106,18 @@ def _absence(bench: Bench, claim: Claim) -> str | None:
         return f"claim {claim.id} names no neuron: resolve it with the weights first"
     try:
         bench.token(claim)
-        claim.neuron.check(bench.checkpoint.layout.n_layers, bench.checkpoint.layout.n_neurons)
+        bench.checkpoint.layout.roster.check(claim.neuron)
     except FlashinterpError as error:
         return str(error)
     return None
 
 
-def _measure_one(bench: Bench, claim: Claim, layer: _Natural, absent: Sequence[int]) -> Evidence:
+def _measure_one(bench: Bench, claim: Claim, block: _Natural, absent: Sequence[int]) -> Evidence:
     neuron, token = cast(NeuronId, claim.neuron), bench.token(claim)
-    duplicates = duplicates_of(neuron.neuron, layer.reading, layer.writing)
-    controls = matched_controls(layer.scale, neuron.neuron, bench.profile.controls, duplicates)
-    doses = np.quantile(layer.up[:, neuron.neuron], np.linspace(_LOW, _HIGH, bench.profile.doses))
+    _check_routed(neuron, len(block.up))
+    duplicates = duplicates_of(neuron.neuron, block.reading, block.writing)
+    controls = matched_controls(block.scale, neuron.neuron, bench.profile.controls, duplicates)
+    doses = np.quantile(block.up[:, neuron.neuron], np.linspace(_LOW, _HIGH, bench.profile.doses))
     prompts = bench.prompts.heldout[: bench.profile.prompts]
     unrelated = _unrelated(bench, token)
 
@@ -126,14 +129,14 @@ def _measure_one(bench: Bench, claim: Claim, layer: _Natural, absent: Sequence[i
         doses=curves.values[0].astype(np.float64),
         log_odds=odds[:, :, 0].T,
         clean_log_odds=_clean_log_odds(curves),
-        control_effects=_control_effects(bench, neuron.layer, controls, layer, prompts, token),
+        control_effects=_control_effects(bench, neuron.block, controls, block, prompts, token),
         unrelated_effects=(odds[-1] - odds[0])[:, 1:].mean(axis=0),
         identity_error=_identity_error(bench, neuron, prompts),
         noise_floor=_noise_floor(bench, prompts[0]),
         present=present,
         absent=missing,
         control_separations=separations,
-        relative_scale=layer.scale.relative(neuron.neuron),
+        relative_scale=block.scale.relative(neuron.neuron),
         gate=curves.gate[0].astype(np.float64),
         act_gate=curves.act_gate[0].astype(np.float64),
         z_read=_logit(bench, "paper", neuron, token),
@@ -147,11 +150,13 @@ def _measure_one(bench: Bench, claim: Claim, layer: _Natural, absent: Sequence[i
 
 
 def natural_range(bench: Bench, neuron: NeuronId) -> tuple[float, float]:
-    """The 1st and 99th percentile of a neuron's u on the selection prompts."""
+    """The 1st and 99th percentile of a neuron's u on the selection prompts, where its expert is routed to."""
     texts = [encode(bench.tokenizer, t) for t in (*bench.prompts.selection, *bench.prompts.contexts_selection)]
     skip = _leading_specials(bench)
-    seen = capture(bench.model, texts, [neuron.layer])
-    values = np.concatenate([s[neuron.layer].up[skip:, neuron.neuron] for s in seen])
+    seen = capture(bench.model, texts, [neuron.block])
+    parts = [s[neuron.block] for s in seen]
+    values = np.concatenate([p.up[skip:, neuron.neuron][p.weight[skip:] > 0] for p in parts])
+    _check_routed(neuron, len(values))
     low, high = np.quantile(values, [_LOW, _HIGH])
     return float(low), float(high)
 
@@ -159,21 +164,22 @@ def natural_range(bench: Bench, neuron: NeuronId) -> tuple[float, float]:
 # --- natural text -----------------------------------------------------------------------------------
 
 
-def _natural_text(bench: Bench, claims: Sequence[Claim]) -> dict[int, _Natural]:
-    """u and the scales of each claimed layer on the selection texts."""
-    layers = sorted({cast(NeuronId, c.neuron).layer for c in claims})
+def _natural_text(bench: Bench, claims: Sequence[Claim]) -> dict[Block, _Natural]:
+    """u and the scales of each claimed block on the selection texts."""
+    blocks = sorted({cast(NeuronId, c.neuron).block for c in claims}, key=str)
     texts = [encode(bench.tokenizer, t) for t in (*bench.prompts.selection, *bench.prompts.contexts_selection)]
     ids = dict.fromkeys(bench.token(c).id for c in claims)
     texts += [_append(encode(bench.tokenizer, t), i) for t in bench.prompts.contexts_selection for i in ids]
     skip = _leading_specials(bench)
-    seen = capture(bench.model, texts, layers)
+    seen = capture(bench.model, texts, blocks)
     natural = {}
-    for layer in layers:
-        up = np.concatenate([s[layer].up[skip:] for s in seen]).astype(np.float64)
-        post = np.concatenate([s[layer].post[skip:] for s in seen]).astype(np.float64)
-        writing = bench.checkpoint.rows("down", layer).double().numpy()
-        scale = LayerScale(post.std(axis=0), np.linalg.norm(writing, axis=1))
-        natural[layer] = _Natural(up, scale, bench.checkpoint.rows("up", layer).double().numpy(), writing)
+    for block in blocks:
+        parts = [s[block] for s in seen]
+        up = np.concatenate([p.up[skip:][p.weight[skip:] > 0] for p in parts]).astype(np.float64)
+        written = np.concatenate([p.written[skip:] for p in parts]).astype(np.float64)
+        writing = bench.checkpoint.rows("down", block).double().numpy()
+        scale = LayerScale(written.std(axis=0), np.linalg.norm(writing, axis=1))
+        natural[block] = _Natural(up, scale, bench.checkpoint.rows("up", block).double().numpy(), writing)
     return natural
 
 
@@ -184,6 +190,14 @@ def _leading_specials(bench: Bench) -> int:
     return next((i for i, token in enumerate(ids) if token not in special), 0)
 
 
+def _check_routed(neuron: NeuronId, positions: int) -> None:
+    if positions < _LEAST_ROUTED:
+        raise RunError(
+            f"{neuron} cannot be measured: of the selection texts only {positions} tokens are routed to its expert, "
+            f"and {_LEAST_ROUTED} are needed; add prompts that reach it"
+        )
+
+
 def _append(ids: Tensor, token_id: int) -> Tensor:
     return torch.cat([ids, torch.tensor([[token_id]], device=ids.device)], dim=1)
 
@@ -192,14 +206,14 @@ def _append(ids: Tensor, token_id: int) -> Tensor:
 
 
 def _control_effects(
-    bench: Bench, layer: int, controls: Controls, natural: _Natural, prompts: Sequence[str], token: Token
+    bench: Bench, block: Block, controls: Controls, natural: _Natural, prompts: Sequence[str], token: Token
 ) -> Floats:
     """[N] each control's mean change of the token's log-odds between the ends of its own natural range."""
     if not controls.neurons:
         return np.empty(0)
     chosen = list(controls.neurons)
     ends = np.quantile(natural.up[:, chosen], [_LOW, _HIGH], axis=0).T  # [N, 2]
-    names = [NeuronId(layer, n) for n in chosen]
+    names = [NeuronId(block.layer, n, block.expert) for n in chosen]
     curves = sweep(bench.model, bench.tokenizer, prompts, names, ends, [token])
     odds = curves.log_odds[..., 0].astype(np.float64)  # [N, 2, prompts]
     result: Floats = (odds[:, 1] - odds[:, 0]).mean(axis=1)
@@ -238,10 +252,11 @@ def _identity_error(bench: Bench, neuron: NeuronId, prompts: Sequence[str]) -> f
     """The largest change of any log-probability when the neuron is clamped to the values it has anyway."""
     worst = 0.0
     for prompt in prompts[:2]:
-        ids = encode(bench.tokenizer, prompt, bench.model.device)
-        own = torch.from_numpy(capture(bench.model, [ids], [neuron.layer])[0][neuron.layer].up[:, neuron.neuron])
+        ids = encode(bench.tokenizer, prompt, input_device(bench.model))
+        own = torch.from_numpy(capture(bench.model, [ids], [neuron.block])[0][neuron.block].up[:, neuron.neuron])
         clean = last_log_probs(bench.model, ids)
-        with clamp(bench.model, {neuron: own}):
+        # An expert that these prompts do not reach changes nothing, which is what is asked.
+        with clamp_rows(bench.model, [RowClamp(neuron, own)], unrouted=True):
             same = last_log_probs(bench.model, ids)
         worst = max(worst, float((same - clean).abs().max()))
     return worst
@@ -250,13 +265,13 @@ def _identity_error(bench: Bench, neuron: NeuronId, prompts: Sequence[str]) -> f
 @torch.no_grad()
 def _noise_floor(bench: Bench, prompt: str) -> float:
     """The largest difference of any log-probability between a prompt run alone and in a batch of copies."""
-    ids = encode(bench.tokenizer, prompt, bench.model.device)
+    ids = encode(bench.tokenizer, prompt, input_device(bench.model))
     alone, batched = last_log_probs(bench.model, ids), last_log_probs(bench.model, ids.expand(_NOISE_ROWS, -1))
     return float((batched - alone).abs().max())
 
 
 def _logit(bench: Bench, lens: str, neuron: NeuronId, token: Token) -> float:
-    return float(token_logits(bench.checkpoint, lens, [token.id], layers=[neuron.layer])[neuron.neuron, 0])
+    return float(token_logits(bench.checkpoint, lens, [token.id], blocks=[neuron.block])[neuron.neuron, 0])
 
 
 # --- the reading side -------------------------------------------------------------------------------
@@ -277,8 +292,8 @@ def _reading(
     """Outputs at the last position: [C] with the token there, [C, K] with others; the controls' separations [N]."""
     contexts = [encode(bench.tokenizer, c) for c in bench.prompts.contexts_heldout[: bench.profile.contexts]]
     texts = [_append(context, i) for context in contexts for i in (token.id, *absent)]
-    seen = capture(bench.model, texts, [neuron.layer])
-    last = np.stack([s[neuron.layer].post[-1] for s in seen]).astype(np.float64)  # [C * (1 + K), F]
+    seen = capture(bench.model, texts, [neuron.block])
+    last = np.stack([s[neuron.block].written[-1] for s in seen]).astype(np.float64)  # [C * (1 + K), F]
     last = last.reshape(len(contexts), 1 + len(absent), -1)
     present, missing = last[:, 0], last[:, 1:]
     gaps = separation(present, missing.reshape(-1, missing.shape[-1]))

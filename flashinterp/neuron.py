@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import total_ordering
+from typing import Literal, NamedTuple, get_args
 
 from flashinterp.errors import NeuronError
 
@@ -28,22 +29,55 @@ SITES: tuple[Site, ...] = get_args(Site)
 POLES: tuple[Pole, ...] = get_args(Pole)
 POSITIONS: tuple[Positions, ...] = get_args(Positions)
 
-_NAME = re.compile(r"L(\d+)N(\d+)")
+_NAME = re.compile(r"L(\d+)(?:E(\d+))?N(\d+)")
 
 
-@dataclass(frozen=True, order=True)
+class Block(NamedTuple):
+    """One MLP of a layer: its dense (or shared) one, or one expert."""
+
+    layer: int
+    expert: int | None = None
+
+    @classmethod
+    def of(cls, where: int | Block) -> Block:
+        """A layer's number stands for its dense MLP."""
+        return where if isinstance(where, Block) else cls(where)
+
+    def __str__(self) -> str:
+        return f"layer {self.layer}" + ("" if self.expert is None else f" expert {self.expert}")
+
+
+@total_ordering
+@dataclass(frozen=True)
 class NeuronId:
-    """One MLP neuron, printed as ``L25N1442`` (layer 25, neuron 1,442, both from 0)."""
+    """One MLP neuron, printed as ``L25N1442`` (layer 25, neuron 1,442, both from 0), or ``L12E3N40`` in expert 3.
+
+    In a layer of experts, a name without an expert means the experts' shared MLP, where there is one.
+    Neurons are ordered by layer, then expert, then neuron.
+    """
 
     layer: int
     neuron: int
+    expert: int | None = None
 
     def __str__(self) -> str:
-        return f"L{self.layer}N{self.neuron}"
+        return f"L{self.layer}" + ("" if self.expert is None else f"E{self.expert}") + f"N{self.neuron}"
+
+    def __lt__(self, other: NeuronId) -> bool:
+        return self._place < other._place
+
+    @property
+    def _place(self) -> tuple[int, int, int]:
+        return self.layer, -1 if self.expert is None else self.expert, self.neuron
+
+    @property
+    def block(self) -> Block:
+        """The MLP that it is in."""
+        return Block(self.layer, self.expert)
 
     @classmethod
     def parse(cls, name: str | NeuronId) -> NeuronId:
-        """Read ``"L25N1442"``; a `NeuronId` passes through.
+        """Read ``"L25N1442"`` or ``"L12E3N40"``; a `NeuronId` passes through.
 
         Raises:
             NeuronError: the text is not a neuron's name.
@@ -53,22 +87,10 @@ class NeuronId:
         match = _NAME.fullmatch(name.strip())
         if match is None:
             raise NeuronError(
-                f"{name!r} is not a neuron's name: write it as L<layer>N<neuron>, both counted from 0, as in L25N1442"
+                f"{name!r} is not a neuron's name: write it as L<layer>N<neuron>, both counted from 0, as in L25N1442, "
+                "or L<layer>E<expert>N<neuron> for an expert's, as in L12E3N40"
             )
-        return cls(int(match[1]), int(match[2]))
-
-    def check(self, n_layers: int, n_neurons: int) -> NeuronId:
-        """Return self if a model of this shape has such a neuron.
-
-        Raises:
-            NeuronError: the layer or the neuron is out of range.
-        """
-        if not (0 <= self.layer < n_layers and 0 <= self.neuron < n_neurons):
-            raise NeuronError(
-                f"{self} is out of range: this model has layers 0 to {n_layers - 1} with neurons 0 to "
-                f"{n_neurons - 1}; the paper counts layers from 1, so its layer 26 is layer 25 here"
-            )
-        return self
+        return cls(int(match[1]), int(match[3]), None if match[2] is None else int(match[2]))
 
 
 @dataclass(frozen=True)

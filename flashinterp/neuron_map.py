@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -23,12 +24,14 @@ from flashinterp.files import read_arrays, write_arrays
 from flashinterp.map_index import DEPTH, PoleIndex
 from flashinterp.neuron import POLES, NeuronId, Pole
 from flashinterp.product import SCORE_TOKENS
+from flashinterp.roster import Roster
 from flashinterp.tokens import Token, Vocabulary
 
-SCHEMA_VERSION = 2
-"""1: without an index. 2: with one."""
+SCHEMA_VERSION = 3
+"""1: without an index. 2: with one. 3: with experts, hence layers of different widths."""
 
 _POLE_NAMES = ("plus", "minus")
+_BELOW_CAP = 1 - 1e-6  # a float32 logit at its soft-cap has lost how far above it was
 _INDEX_ROUNDING = 1e-5  # the index is in float32 order: log scores up to 100, whose last place is 8e-6
 Score = Literal["mean", "sum"]
 
@@ -97,7 +100,7 @@ class _Side(NamedTuple):
 
 @dataclass(frozen=True)
 class NeuronMap:
-    """The best tokens of every neuron of a model under one lens. N runs over layers, then neurons.
+    """The best tokens of every neuron of a model under one lens. N runs over layers, experts, neurons.
 
     Attributes:
         top_ids, top_logits: [N, k] int32, float32: the positive pole, best first, ties to the lower id.
@@ -105,8 +108,7 @@ class NeuronMap:
         logsumexp, log_mean_top: [N] float32: over all V; over the 100 highest (METHOD 2).
         bottom_logsumexp, bottom_log_mean_top: the same for -w.
         norms: [N] float32, the norm of the vector that met the head.
-        layers: the layers that were decoded, ascending.
-        n_neurons: F, neurons per layer.
+        roster: which neurons, in order: layers, the MLPs of a layer, their neurons.
         vocabulary: the words.
         meta: lens, k, dtype, weights' digests, versions: what the map was made from.
         indexes: from token to neurons, for "+" and "-"; a loaded map has them, a fresh one scans.
@@ -121,8 +123,7 @@ class NeuronMap:
     bottom_logsumexp: NDArray[np.float32]
     bottom_log_mean_top: NDArray[np.float32]
     norms: NDArray[np.float32]
-    layers: tuple[int, ...]
-    n_neurons: int
+    roster: Roster
     vocabulary: Vocabulary
     meta: dict[str, Any]
     indexes: tuple[PoleIndex, ...] | None = field(default=None, repr=False, compare=False)
@@ -138,25 +139,22 @@ class NeuronMap:
 
     # --- which neuron is which ----------------------------------------------------------------------
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that were decoded, ascending."""
+        return self.roster.layers
+
     def index(self, neuron: str | NeuronId) -> int:
         """The position 0..N-1 of a neuron.
 
         Raises:
             NeuronError: the map has no such neuron.
         """
-        wanted = NeuronId.parse(neuron)
-        if wanted.layer not in self.layers or not 0 <= wanted.neuron < self.n_neurons:
-            raise NeuronError(
-                f"{wanted} is not in this map: it holds layers {_span(self.layers)} with neurons 0 to "
-                f"{self.n_neurons - 1}"
-            )
-        return self.layers.index(wanted.layer) * self.n_neurons + wanted.neuron
+        return self.roster.index(neuron)
 
     def neuron(self, i: int) -> NeuronId:
         """The neuron at position i; the inverse of `index`."""
-        if not 0 <= i < len(self):
-            raise NeuronError(f"position {i} is out of range: this map holds {len(self)} neurons")
-        return NeuronId(self.layers[i // self.n_neurons], i % self.n_neurons)
+        return self.roster.neuron(i)
 
     # --- questions ----------------------------------------------------------------------------------
 
@@ -288,7 +286,11 @@ class NeuronMap:
                 f"this map was decoded with the head of {self.meta['head_of']}, so {checkpoint.name} alone cannot give "
                 "exact logits: ask without a checkpoint, or decode with a larger top_k"
             )
-        z = token_logits(checkpoint, self.meta["lens"], tokens, layers=self.layers).mean(axis=1).astype(np.float64)
+        z = (
+            token_logits(checkpoint, self.meta["lens"], tokens, blocks=self.roster.blocks)
+            .mean(axis=1)
+            .astype(np.float64)
+        )
         views = [self._view(p) for p in poles]
         return [_Side(np.arange(len(self)), v.sign * z - v.log_mean_top, -np.inf) for v in views]
 
@@ -335,7 +337,12 @@ class NeuronMap:
         places = np.flatnonzero(view.ids[i] == self.vocabulary.resolve(token).id)
         if places.size == 0 or view.ids.shape[1] < count or self.norms[i] == 0:
             return None
-        unit = view.sign * view.logits[i].astype(np.float64) / float(self.norms[i])
+        logits, softcap = view.sign * view.logits[i].astype(np.float64), self.meta.get("softcap")
+        if softcap is None:
+            unit = logits / float(self.norms[i])
+        else:  # the cap comes after the scaling
+            inside = np.arctanh(np.clip(logits / softcap, -_BELOW_CAP, _BELOW_CAP)) / float(self.norms[i])
+            unit = softcap * np.tanh(inside)
         return float(np.exp(unit[places[0]]) / np.exp(unit[:count]).mean())
 
     # --- files --------------------------------------------------------------------------------------
@@ -358,15 +365,17 @@ class NeuronMap:
         for name, index in zip(_POLE_NAMES, self.indexes or self._build_indexes(), strict=True):
             arrays |= {f"index_{name}": index.places, f"bound_rows_{name}": index.bound_rows}
         arrays["vocabulary"] = np.frombuffer(words.encode(), dtype=np.uint8)
-        about = {"schema_version": SCHEMA_VERSION, "layers": self.layers, "n_neurons": self.n_neurons, **self.meta}
+        about = {"schema_version": SCHEMA_VERSION, "blocks": self.roster.as_rows(), **self.meta}
         write_arrays(path, arrays, {"flashinterp": json.dumps(about, sort_keys=True)})
         return path
 
     def _build_indexes(self) -> tuple[PoleIndex, ...]:
-        return tuple(
-            PoleIndex.build(ids, logits - mean[:, None], len(self.vocabulary))
-            for ids, logits, _, mean in map(self.pole_arrays, POLES)
-        )
+        def build(pole: Pole) -> PoleIndex:
+            ids, logits, _, mean = self.pole_arrays(pole)
+            return PoleIndex.build(ids, logits - mean[:, None], len(self.vocabulary))
+
+        with ThreadPoolExecutor(len(POLES)) as pool:  # numpy leaves Python's lock while it sorts
+            return tuple(pool.map(build, POLES))
 
     @classmethod
     def load(cls, path: str | Path) -> NeuronMap:
@@ -389,15 +398,10 @@ class NeuronMap:
             words = json.loads(stored["vocabulary"].tobytes())
             indexes = tuple(PoleIndex(stored[f"index_{p}"], stored[f"bound_rows_{p}"]) for p in _POLE_NAMES)
             vocabulary = Vocabulary(words["surfaces"], words["excluded"], prefix_space=words["prefix_space"])
-            layers, n_neurons = tuple(about.pop("layers")), int(about.pop("n_neurons"))
+            roster = Roster.from_rows(about.pop("blocks"))
         except (OSError, SafetensorError, ValueError, KeyError, IndexError, TypeError) as error:
             raise MapError(f"{path} is not a whole neuron map ({error}): decode the model again") from error
         about.pop("schema_version")
-        if any(len(array) != len(layers) * n_neurons for array in arrays.values()):
-            raise MapError(f"{path} does not hold {len(layers)} layers of {n_neurons} neurons: decode the model again")
-        return cls(**arrays, layers=layers, n_neurons=n_neurons, vocabulary=vocabulary, meta=about, indexes=indexes)
-
-
-def _span(layers: tuple[int, ...]) -> str:
-    contiguous = layers == tuple(range(layers[0], layers[-1] + 1))
-    return f"{layers[0]} to {layers[-1]}" if contiguous else ", ".join(map(str, layers))
+        if any(len(array) != len(roster) for array in arrays.values()):
+            raise MapError(f"{path} does not hold {len(roster)} neurons ({roster}): decode the model again")
+        return cls(**arrays, roster=roster, vocabulary=vocabulary, meta=about, indexes=indexes)

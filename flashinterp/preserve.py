@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashinterp.checkpoint import Checkpoint
-from flashinterp.decode import check_layers
 from flashinterp.errors import NotComparable
 from flashinterp.layout import WeightKind
 from flashinterp.neuron import NeuronId, Pole
 from flashinterp.neuron_map import NeuronMap
+from flashinterp.roster import span
 from flashinterp.stats import Interval, wilson
 
 # A top 1 is in doubt where its lead over the second token is within what bfloat16 storage rounds away:
@@ -96,10 +96,9 @@ def compare(map_a: NeuronMap, map_b: NeuronMap, *, pole: Pole = "+") -> Preserva
     second_b, margin_b, tie_b = _runner_up(map_b, pole, excluded)
     labelled = (top_a >= 0) | (top_b >= 0)
     kept = labelled & (top_a == top_b)
-    width, layers = map_a.n_neurons, map_a.layers
     per_layer = []
-    for at, layer in enumerate(layers):
-        own = slice(at * width, (at + 1) * width)
+    for layer in map_a.layers:
+        own = map_a.roster.layer_span(layer)
         n, count = int(labelled[own].sum()), int(kept[own].sum())
         per_layer.append(LayerShare(layer, n, count, wilson(count, n)))
     return Preservation(
@@ -123,15 +122,14 @@ def row_cosines(a: Checkpoint, b: Checkpoint, kind: WeightKind) -> NDArray[np.fl
     Raises:
         NotComparable: the models have not the same layers, neurons and hidden size.
     """
-    in_a, in_b = ((c.layout.n_layers, c.layout.n_neurons, c.layout.d_model) for c in (a, b))
+    in_a, in_b = (f"{c.layout.roster}, hidden size {c.layout.d_model}" for c in (a, b))
     if in_a != in_b:
         raise NotComparable(
-            f"{a.name} and {b.name} are not comparable: layers, neurons and hidden size are {in_a} in one and "
-            f"{in_b} in the other; compare models of one family"
+            f"{a.name} and {b.name} are not comparable: one has {in_a}, the other {in_b}; compare models of one family"
         )
     parts = []
-    for layer in check_layers(a, None):
-        x, y = a.rows(kind, layer).double(), b.rows(kind, layer).double()
+    for block in a.layout.roster.blocks:
+        x, y = a.rows(kind, block).double(), b.rows(kind, block).double()
         norms = x.norm(dim=1) * y.norm(dim=1)
         cosine = (x * y).sum(1) / norms.clamp_min(1e-300)
         both_zero = (x.norm(dim=1) == 0) & (y.norm(dim=1) == 0)
@@ -143,8 +141,8 @@ def _check_comparable(a: NeuronMap, b: NeuronMap) -> None:
     differs = [
         ("lens", a.meta["lens"], b.meta["lens"]),
         ("top_k", a.top_ids.shape[1], b.top_ids.shape[1]),
-        ("layers", a.layers, b.layers),
-        ("neurons per layer", a.n_neurons, b.n_neurons),
+        ("layers", span(a.layers), span(b.layers)),
+        ("the set of neurons", str(a.roster), str(b.roster)),
         ("vocabulary size", len(a.vocabulary), len(b.vocabulary)),
     ]
     for what, in_a, in_b in differs:

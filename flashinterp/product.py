@@ -87,8 +87,15 @@ def chunk_rows(vocab: int, itemsize: int) -> int:
     return min(max(fitting, _ROW_STEP), _ROWS)
 
 
-def multiply(rows: Tensor, head: Tensor, top_k: int, poles: Poles) -> tuple[Pole, ...]:
+def cap(z: Tensor, softcap: float | None) -> Tensor:
+    """c · tanh(z / c), in place; z itself without a soft-cap c."""
+    return z if softcap is None else z.div_(softcap).tanh_().mul_(softcap)
+
+
+def multiply(rows: Tensor, head: Tensor, top_k: int, poles: Poles, softcap: float | None = None) -> tuple[Pole, ...]:
     """The poles of rows [n, d] with a head [V, d], in the rows' dtype; a head of another dtype is converted by tiles.
+
+    With a soft-cap c the logits are c · tanh(z / c), and ranked as such.
 
     Raises:
         CheckpointError: a logit is beyond float32.
@@ -98,7 +105,7 @@ def multiply(rows: Tensor, head: Tensor, top_k: int, poles: Poles) -> tuple[Pole
     parts = []
     for chunk in rows.tensor_split(math.ceil(len(rows) / len(work.z))):  # no short last chunk: it would be slow
         part = work.first(len(chunk))
-        masses = _fill(chunk, head, part)
+        masses = _fill(chunk, head, part, softcap)
         for first in range(0, len(chunk), SELECT_ROWS):
             some = slice(first, first + SELECT_ROWS)
             parts.append(_poles(part.z[some], [m[some] for m in part.maxima], [m[some] for m in masses], top_k, vocab))
@@ -153,7 +160,7 @@ def empty(n: int, width: int, dtype: torch.dtype, device: torch.device) -> Tenso
     return torch.frombuffer(pages, dtype=dtype, count=n * width).view(n, width)
 
 
-def _fill(chunk: Tensor, head: Tensor, work: _Work) -> list[Tensor]:
+def _fill(chunk: Tensor, head: Tensor, work: _Work, softcap: float | None) -> list[Tensor]:
     """Make a chunk's logits and block maxima, tile by tile while each is hot in cache.
 
     Returns:
@@ -165,6 +172,7 @@ def _fill(chunk: Tensor, head: Tensor, work: _Work) -> list[Tensor]:
         stop = min(start + TILE, vocab)
         tile = work.z[:, start:stop]
         torch.mm(chunk, head[start:stop].to(chunk.dtype).T, out=tile)
+        cap(tile, softcap)
         extremes = [
             topk.block_maxima(work.z, start, stop, maxima, negate=bool(i)) for i, maxima in enumerate(work.maxima)
         ]

@@ -39,7 +39,7 @@ PROFILES = {
     p.name: p
     for p in (
         Profile("smoke", prompts=6, contexts=4, absent=8, doses=5, controls=239, unrelated=10, stress_doses=11,
-                answers=4, examples=10, speed_shape=(512, 32_768)),
+                answers=4, examples=10, speed_shape=(256, 16_384)),
         Profile("standard", prompts=12, contexts=8, absent=16, doses=7, controls=239, unrelated=20, stress_doses=21,
                 answers=10, examples=30, speed_shape=(1024, 65_536)),
         Profile("audit", prompts=24, contexts=8, absent=32, doses=11, controls=999, unrelated=50, stress_doses=41,

@@ -97,10 +97,14 @@ class _Plan:
 
     def run(self, layers: Sequence[int], progress: Progress | None) -> Iterator[LayerDecode]:
         """Decode some of the layers."""
-        width = self.source.layout.n_neurons
+        roster = self.source.layout.roster
         # disable=None: no bar where the output is no terminal.
         with tqdm(
-            total=len(layers) * width, unit="row", unit_scale=True, delay=2, disable=True if progress else None
+            total=len(roster.of_layers(layers)),
+            unit="row",
+            unit_scale=True,
+            delay=2,
+            disable=True if progress else None,
         ) as bar:
             for part in decode_layers(
                 self.source,
@@ -114,15 +118,15 @@ class _Plan:
                 progress=progress,
             ):
                 bar.set_description(f"layer {part.layer}", refresh=False)
-                bar.update(width)
+                bar.update(len(part.norms))
                 yield part
 
     def join(self, parts: Sequence[Arrays]) -> NeuronMap:
         """Put the layers' arrays together."""
         arrays: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         vocabulary = (self.head_of or self.source).vocabulary
-        width = self.source.layout.n_neurons
-        return NeuronMap(**arrays, layers=self.layers, n_neurons=width, vocabulary=vocabulary, meta=self.meta)
+        roster = self.source.layout.roster.of_layers(self.layers)
+        return NeuronMap(**arrays, roster=roster, vocabulary=vocabulary, meta=self.meta)
 
 
 def _plan(
@@ -137,6 +141,8 @@ def _plan(
             f"{source.layout.d_model}: take the head of a model of the same hidden size"
         )
     wanted = check_layers(source, layers)
+    chosen = get_lens(lens)
+    source.layout.weight(chosen.weight, source.layout.roster.blocks[0])  # type: ignore[arg-type]  # refuses a gate that is not there
     on, rank_in = _resolve(device, dtype)
     way = _way(other or source, get_lens(lens).residual, on, rank_in, top_k, exact_mass=dtype == "float32")
     meta = {
@@ -146,6 +152,7 @@ def _plan(
         "head_of": other.name if other else None,
         "head_weights": other.digests if other else None,
         "lens": get_lens(lens).name,
+        "softcap": (other or source).layout.softcap,
         "top_k": top_k,
         "device": on,
         "dtype": str(rank_in).removeprefix("torch."),
@@ -160,8 +167,16 @@ def _way(head_from: Checkpoint, residual: bool, device: str, rank_in: torch.dtyp
     """How this decode is done; the residual lenses compute their rows, so these are no longer as stored."""
     layout = head_from.layout
     weights = rank_in if residual else head_from.head_dtype()
-    shape = {"d": layout.d_model, "vocab": layout.vocab_size, "top_k": top_k}
-    return choose_way(device, weights, rank_in, **shape, exact_mass=exact_mass)
+    return choose_way(
+        device,
+        weights,
+        rank_in,
+        d=layout.d_model,
+        vocab=layout.vocab_size,
+        top_k=top_k,
+        softcap=layout.softcap,
+        exact_mass=exact_mass,
+    )
 
 
 def _arrays(part: LayerDecode) -> Arrays:

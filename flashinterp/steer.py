@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from flashinterp.capture import encode
-from flashinterp.clamp import Value, clamp
+from flashinterp.clamp import NeverRouted, Value, clamp
 from flashinterp.errors import CheckpointError, RunError
-from flashinterp.neuron import NeuronId, Positions, Site
+from flashinterp.neuron import Block, NeuronId, Positions, Site
+from flashinterp.passes import input_device
 from flashinterp.stats import Interval, wilson
 
 Judge = Callable[[str], bool]
@@ -94,20 +95,27 @@ def steer(
         CheckpointError: a chat template was asked for and the tokenizer has none.
         ClampError, NeuronError: as for `clamp`.
     """
-    text, ids = _prepare(tokenizer, prompt, chat, model.device)
+    text, ids = _prepare(tokenizer, prompt, chat, input_device(model))
     settings = {"do_sample": True, "max_new_tokens": 40, "pad_token_id": _pad(tokenizer), **generate}
     seeds = tuple(int(s) for s in rng.integers(0, 2**31, size=n))
     clean = [_answer(model, ids, seed, settings) for seed in seeds]
     # "generated" leaves the prompt's pass alone, hence an answer's first token too: one that ends there is the same.
     longer = [answer.shape[1] > 1 for answer in clean]
     untouched = [positions == "generated" and any(longer) and not more for more in longer]
-    clamped = []
+    clamped, never = [], None
     for seed, answer, same in zip(seeds, clean, untouched, strict=True):
         if same:
             clamped.append(answer)
             continue
-        with clamp(model, clamps, site=site, positions=positions):  # one context an answer: "generated" counts anew
-            clamped.append(_answer(model, ids, seed, settings))
+        try:
+            with clamp(model, clamps, site=site, positions=positions):  # one context an answer: "generated" counts anew
+                clamped.append(_answer(model, ids, seed, settings))
+            missed: frozenset[Block] = frozenset()
+        except NeverRouted as error:  # of one answer, which the clamp rightly left as it was
+            missed = error.blocks
+        never = missed if never is None else never & missed
+    if never:
+        raise NeverRouted(sorted(never))
     texts = [[tokenizer.decode(a[0], skip_special_tokens=True) for a in side] for side in (clean, clamped)]
     costs = [[_perplexity(model, ids, a) for a in side] for side in (clean, clamped)]
     return Answers(

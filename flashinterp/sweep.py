@@ -15,11 +15,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from flashinterp.capture import capture, encode
+from flashinterp.capture import Activations, capture, encode
 from flashinterp.clamp import RowClamp, clamp_rows
 from flashinterp.errors import ClampError, TokenError
+from flashinterp.experts import ExpertRows
 from flashinterp.layout import Layout
-from flashinterp.neuron import NeuronId, Site
+from flashinterp.neuron import Block, NeuronId, Site
+from flashinterp.passes import input_device
 from flashinterp.tokens import Token, Vocabulary
 
 _BATCH = 256  # rows per forward pass: bounds memory at batch × positions × F, and is where a CPU is saturated
@@ -39,10 +41,14 @@ class Curves:
         site: where the clamp was.
         log_probs: [neurons, values, prompts, tokens] float32, natural log, at the last position.
         clean: [prompts, tokens] the same without a clamp.
-        own: [neurons, prompts] the neuron's own value at the site, last position, unclamped.
-        gate: [neurons, prompts] g, the gate before its activation, last position, unclamped.
-        act_gate: [neurons, prompts] act(g): where it is near 0 a clamp at ``up`` can do nothing; where it
-            is negative the clamp acts in reverse.
+        own: [neurons, prompts] the neuron's own value at the site, last position, unclamped; of an expert's neuron
+            on what the experts read there, whether the expert is used or not.
+        gate: [neurons, prompts] g, the gate before its activation, last position, unclamped; u again in an MLP
+            without a gate.
+        act_gate: [neurons, prompts] what multiplies u, act(g): where it is near 0 a clamp at ``up`` can do nothing;
+            where it is negative the clamp acts in reverse. act(u) / u in an MLP without a gate.
+        routed: [neurons, prompts] what the neuron's block is multiplied by at the last position: the routing weight
+            of its expert, 0 where the token is not routed to it; 1 in a dense MLP.
     """
 
     neurons: tuple[NeuronId, ...]
@@ -55,6 +61,7 @@ class Curves:
     own: FloatArray
     gate: FloatArray
     act_gate: FloatArray
+    routed: FloatArray
 
     @property
     def log_odds(self) -> FloatArray:
@@ -85,40 +92,42 @@ def sweep(
     """Clamp each neuron at each value over each prompt, and measure the tokens' log-probabilities.
 
     Equivalent to one ``with clamp(model, {neuron: value}, site=site)`` per neuron, value and prompt, and
-    ``log_softmax`` of the last position's logits inside it.
+    ``log_softmax`` of the last position's logits inside it. An expert that no token of a prompt is routed to has a flat
+    curve there, which is what it does.
 
     Args:
         model: a live transformers model of a known family, in eval mode.
         tokenizer: its tokenizer.
         prompts: texts, each swept by itself.
-        neurons: names like ``L25N1442``.
+        neurons: names like ``L25N1442``, or ``L12E3N40`` in an expert.
         values: [values] for all neurons, or [neurons, values] for each its own.
         tokens: texts or ids, each one token.
         site: ``up``, ``gate`` or ``post``.
         batch_size: rows per forward pass.
 
     Raises:
-        NeuronError, TokenError, ClampError: a name, token or value that does not exist here.
+        NeuronError, TokenError, LayoutError, ClampError: a name, token, site or value that does not exist here.
     """
-    layout = Layout.of(model.config)
+    layout = Layout.of(model)
     if any(isinstance(given, str) for given in (prompts, neurons, tokens)):
         raise ClampError("prompts, neurons and tokens are lists, and one of them is a text: put it in a list")
     if batch_size < 1:
         raise ClampError(f"batch_size is {batch_size}: give at least 1 row per forward pass")
-    parsed = tuple(NeuronId.parse(n).check(layout.n_layers, layout.n_neurons) for n in neurons)
+    parsed = tuple(layout.roster.check(n) for n in neurons)
     if not (prompts and parsed and len(tokens)):
         raise ClampError(
             f"nothing to sweep: {len(prompts)} prompts, {len(parsed)} neurons, {len(tokens)} tokens; give one of each"
         )
     doses = _doses(values, len(parsed))
     chosen = _tokens(tokens, tokenizer, layout)
-    ids = torch.tensor([t.id for t in chosen], device=model.device)
-    sequences = [encode(tokenizer, prompt, model.device) for prompt in prompts]
+    ids = [t.id for t in chosen]
+    sequences = [encode(tokenizer, prompt, input_device(model)) for prompt in prompts]
+    experts = ExpertRows(model)
+    experts.read([neuron for neuron in parsed if neuron.expert is not None])
 
     clamps = [(neuron, float(dose)) for neuron, row in zip(parsed, doses, strict=True) for dose in row]
-    log_probs = np.stack([_one_prompt(model, s, clamps, ids, site, batch_size) for s in sequences], axis=1)
-    layers = sorted({n.layer for n in parsed})
-    natural = capture(model, sequences, layers)
+    log_probs = np.stack([_one_prompt(model, s, clamps, ids, site, batch_size, experts) for s in sequences], axis=1)
+    natural = capture(model, sequences, list(dict.fromkeys(n.block for n in parsed)))
     last = {what: _last(natural, parsed, what) for what in ("up", "gate", "act", "post")}
     return Curves(
         neurons=parsed,
@@ -131,6 +140,7 @@ def sweep(
         own=last[site],
         gate=last["gate"],
         act_gate=last["act"],
+        routed=np.array([[seen[n.block].weight[-1] for seen in natural] for n in parsed], dtype=np.float32),
     )
 
 
@@ -141,23 +151,29 @@ def last_log_probs(model: Any, ids: Tensor) -> Tensor:
 
 
 def _one_prompt(
-    model: Any, ids: Tensor, clamps: Sequence[tuple[NeuronId, float]], tokens: Tensor, site: Site, batch_size: int
+    model: Any,
+    ids: Tensor,
+    clamps: Sequence[tuple[NeuronId, float]],
+    tokens: list[int],
+    site: Site,
+    batch_size: int,
+    experts: ExpertRows,
 ) -> FloatArray:
     """Log-probabilities [clamps, tokens] over one prompt [1, positions]."""
     parts = []
     for start in range(0, len(clamps), batch_size):
         batch = clamps[start : start + batch_size]
         rows = [RowClamp(neuron, value, (row,)) for row, (neuron, value) in enumerate(batch)]
-        with clamp_rows(model, rows, site=site):
+        with clamp_rows(model, rows, site=site, unrouted=True, experts=experts):
             parts.append(last_log_probs(model, ids.expand(len(batch), -1))[:, tokens].cpu().numpy())
     result: FloatArray = np.concatenate(parts)
     return result
 
 
-def _last(natural: Sequence[Any], neurons: Sequence[NeuronId], what: str) -> FloatArray:
+def _last(natural: Sequence[dict[Block, Activations]], neurons: Sequence[NeuronId], what: str) -> FloatArray:
     """[neurons, prompts] of one quantity at the last position."""
     return np.array(
-        [[getattr(seen[n.layer], what)[-1, n.neuron] for seen in natural] for n in neurons], dtype=np.float32
+        [[getattr(seen[n.block], what)[-1, n.neuron] for seen in natural] for n in neurons], dtype=np.float32
     )
 
 

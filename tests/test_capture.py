@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from flashinterp import Checkpoint, LayoutError, clamp
-from flashinterp.capture import Activations, capture, encode
+from flashinterp import Checkpoint, NeuronError, clamp
+from flashinterp.capture import capture, encode
 from flashinterp.errors import RunError
+from flashinterp.neuron import Block
 from tests.helpers import n_hooks
 
 TEXTS = ("We walked down the road and then we saw the", "The next word is", "dog")
@@ -22,7 +23,7 @@ def sequences(planted: Checkpoint) -> list[Tensor]:
     return [encode(planted.tokenizer, text) for text in TEXTS]
 
 
-def activations_by_hand(model: Any, checkpoint: Checkpoint, ids: Tensor, layer: int) -> Activations:
+def activations_by_hand(model: Any, checkpoint: Checkpoint, ids: Tensor, layer: int) -> dict[str, Tensor]:
     """The layer's norm, W_up and W_gate in float64, on the residual stream that transformers reports."""
     seen: dict[str, Tensor] = {}
     block = model.model.layers[layer]
@@ -32,9 +33,10 @@ def activations_by_hand(model: Any, checkpoint: Checkpoint, ids: Tensor, layer: 
     handle.remove()
     x = seen["x"][0].double()  # [positions, d]
     x = x / torch.sqrt((x**2).mean(-1, keepdim=True) + checkpoint.config.rms_norm_eps)
-    x = x * checkpoint.pre_norm(layer).double()
+    x = x * block.post_attention_layernorm.weight.double()
     up, gate = (x @ checkpoint.rows(kind, layer).double().T for kind in ("up", "gate"))
-    return Activations(up.numpy(), gate.numpy(), (gate * torch.sigmoid(gate)).numpy())
+    act = gate * torch.sigmoid(gate)
+    return {"up": up, "gate": gate, "act": act, "post": up * act, "written": up * act}
 
 
 @pytest.mark.parametrize("layer", range(4))
@@ -45,39 +47,41 @@ def test_capture_equals_the_arithmetic_of_the_layer(
     assert len(got) == len(sequences)
     for seen, ids in zip(got, sequences, strict=True):
         wanted = activations_by_hand(planted_model, planted, ids, layer)
-        assert set(seen) == {layer}
-        for what in ("up", "gate", "act", "post"):
-            values = getattr(seen[layer], what)
+        assert set(seen) == {Block(layer)}
+        assert seen[Block(layer)].weight.tolist() == [1.0] * ids.shape[1]
+        for what, by_hand in wanted.items():
+            values = getattr(seen[Block(layer)], what)
             assert values.shape == (ids.shape[1], 256)
             assert values.dtype == np.float32
-            by_hand = wanted.up * wanted.act if what == "post" else getattr(wanted, what)
-            np.testing.assert_allclose(values, by_hand, atol=2e-5, rtol=1e-4)
+            np.testing.assert_allclose(values, by_hand.numpy(), atol=2e-5, rtol=1e-4)
 
 
 def test_layers_and_sequences_do_not_mix(planted_model: Any, sequences: list[Tensor]) -> None:
     together = capture(planted_model, sequences, [3, 1])
     for i, ids in enumerate(sequences):
         for layer in (1, 3):
-            alone = capture(planted_model, [ids], [layer])[0][layer]
-            np.testing.assert_array_equal(together[i][layer].up, alone.up)
-            np.testing.assert_array_equal(together[i][layer].gate, alone.gate)
-    assert not np.array_equal(together[0][1].up, together[0][3].up)
+            block = Block(layer)
+            alone = capture(planted_model, [ids], [layer])[0][block]
+            np.testing.assert_array_equal(together[i][block].up, alone.up)
+            np.testing.assert_array_equal(together[i][block].gate, alone.gate)
+    assert not np.array_equal(together[0][Block(1)].up, together[0][Block(3)].up)
 
 
 def test_capture_inside_a_clamp_sees_what_the_clamp_wrote(planted_model: Any, sequences: list[Tensor]) -> None:
     with clamp(planted_model, {"L1N17": 5.0}):
         seen = capture(planted_model, sequences, [1, 2])
     clean = capture(planted_model, sequences, [1, 2])
+    first, second = Block(1), Block(2)
     for clamped, plain in zip(seen, clean, strict=True):
-        assert (clamped[1].up[:, 17] == 5.0).all()
-        np.testing.assert_array_equal(np.delete(clamped[1].up, 17, axis=1), np.delete(plain[1].up, 17, axis=1))
-        assert not np.array_equal(clamped[2].up, plain[2].up)
+        assert (clamped[first].up[:, 17] == 5.0).all()
+        np.testing.assert_array_equal(np.delete(clamped[first].up, 17, axis=1), np.delete(plain[first].up, 17, axis=1))
+        assert not np.array_equal(clamped[second].up, plain[second].up)
 
 
 def test_a_planted_neuron_is_loudest_where_its_token_is(planted: Checkpoint, planted_model: Any) -> None:
     token = planted.vocabulary.resolve(" dog").id
     ids = torch.cat([encode(planted.tokenizer, "The next word is"), torch.tensor([[token]])], dim=1)
-    up = capture(planted_model, [ids], [1])[0][1].up[:, 17]
+    up = capture(planted_model, [ids], [1])[0][Block(1)].up[:, 17]
     assert up.argmax() == len(up) - 1
     assert up[-1] > 3 * np.abs(up[:-1]).max()
 
@@ -91,7 +95,7 @@ def test_capture_changes_nothing_and_leaves_no_hook(planted_model: Any, sequence
 
 
 @pytest.mark.parametrize(
-    ("ids", "layers", "error"), [([[9999]], [0], IndexError), ([[1]], [0, 4], LayoutError)], ids=["bad-id", "bad-layer"]
+    ("ids", "layers", "error"), [([[9999]], [0], IndexError), ([[1]], [0, 4], NeuronError)], ids=["bad-id", "bad-layer"]
 )
 def test_an_error_leaves_no_hook(planted_model: Any, ids: list[list[int]], layers: list[int], error: Any) -> None:
     with pytest.raises(error):

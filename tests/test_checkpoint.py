@@ -42,14 +42,25 @@ def folder(planted: Checkpoint, tmp_path: Path) -> Path:
     return edited_copy(planted.folder, tmp_path / "model")
 
 
+def _gamma(checkpoint: Checkpoint, kind: Any, layer: int | None = None) -> Tensor:
+    norm = checkpoint.norm(kind, layer)
+    assert norm is not None
+    assert norm.weight is not None
+    return norm.weight
+
+
+def _final_norm(checkpoint: Checkpoint) -> Tensor:
+    return _gamma(checkpoint, "final")
+
+
 def _assert_rows_of(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
     """What the checkpoint reads is what the live model's modules hold."""
     for at, layer in enumerate(model.model.layers):
         assert torch.equal(checkpoint.rows("up", at), layer.mlp.up_proj.weight)
         assert torch.equal(checkpoint.rows("gate", at), layer.mlp.gate_proj.weight)
         assert torch.equal(checkpoint.rows("down", at), layer.mlp.down_proj.weight.T)
-        assert torch.equal(checkpoint.pre_norm(at), layer.post_attention_layernorm.weight)
-    assert torch.equal(checkpoint.final_norm(), model.model.norm.weight)
+        assert torch.equal(_gamma(checkpoint, "pre", at), layer.post_attention_layernorm.weight)
+    assert torch.equal(_gamma(checkpoint, "final"), model.model.norm.weight)
     assert torch.equal(checkpoint.head(), model.get_output_embeddings().weight)
 
 
@@ -94,14 +105,14 @@ def test_a_tied_head_is_the_embedding(way: str, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "tied")
     assert "lm_head.weight" not in load_file(tmp_path / "tied" / "model.safetensors")
     checkpoint = open_checkpoint(model if way == "live" else tmp_path / "tied")
-    assert checkpoint.layout.tied
+    assert checkpoint.tied
     _assert_rows_of(checkpoint, model)
     assert torch.equal(checkpoint.head(), model.model.embed_tokens.weight)
     assert torch.equal(checkpoint.load_model().lm_head.weight, checkpoint.head())
 
 
 def test_a_checkpoint_says_what_it_is(planted: Checkpoint) -> None:
-    assert "llama, 4 layers x 256 neurons, hidden size 64, vocabulary 768" in repr(planted)
+    assert "llama, layers 0 to 3 with neurons 0 to 255, hidden size 64, vocabulary 768" in repr(planted)
 
 
 def test_a_model_is_loaded_ready_for_measuring(planted: Checkpoint) -> None:
@@ -231,23 +242,23 @@ def test_a_damaged_folder_is_refused_in_one_line(name: str, folder: Path) -> Non
     assert str(folder) in str(caught.value)
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "not-a-model", None, ["llama"]])
+@pytest.mark.parametrize("model_type", ["bloom", "not-a-model", None, ["llama"]])
 def test_an_unknown_architecture_is_refused_with_the_known_ones(model_type: Any, folder: Path) -> None:
     _config_with(model_type=model_type)(folder)
-    with pytest.raises(LayoutError, match="known are llama, mistral, qwen2, qwen3") as caught:
+    with pytest.raises(LayoutError, match="known are cohere.*llama, mistral") as caught:
         open_checkpoint(folder)
     assert_one_line_with_next_step(caught.value)
 
 
 def test_a_quantised_config_is_refused(folder: Path) -> None:
     _config_with(quantization_config={"quant_method": "gptq", "bits": 4})(folder)
-    with pytest.raises(LayoutError, match=r"quantised \(gptq\)") as caught:
+    with pytest.raises(CheckpointError, match="gptq.*unquantised repository") as caught:
         open_checkpoint(folder)
     assert_one_line_with_next_step(caught.value)
 
 
 def test_a_live_module_that_is_no_language_model_is_refused() -> None:
-    with pytest.raises(LayoutError, match="known are llama"):
+    with pytest.raises(LayoutError, match="known are cohere"):
         open_checkpoint(torch.nn.Linear(2, 2))
 
 
@@ -268,7 +279,7 @@ BAD_TENSORS: dict[str, tuple[Edit, Callable[[Checkpoint], Any], str]] = {
     "infinity in columns": (_set(DOWN.format(3), np.inf), _rows_of("down", 3), "NaN or infinite"),
     "NaN in the head": (_set("lm_head.weight", np.nan), Checkpoint.head, "lm_head.weight holds 1 values"),
     "minus infinity in the head": (_set("lm_head.weight", -np.inf), Checkpoint.head, "NaN or infinite"),
-    "NaN in a norm": (_set("model.norm.weight", np.nan), Checkpoint.final_norm, "NaN or infinite"),
+    "NaN in a norm": (_set("model.norm.weight", np.nan), _final_norm, "NaN or infinite"),
     "fp8": (_cast(UP.format(0), torch.float8_e4m3fn), _rows_of("up", 0), "float8_e4m3fn, which is quantised"),
     "integers": (_cast(GATE.format(0), torch.int32), _rows_of("gate", 0), "int32, which is quantised"),
     "transposed rows": (
@@ -284,7 +295,7 @@ BAD_TENSORS: dict[str, tuple[Edit, Callable[[Checkpoint], Any], str]] = {
     "another width in the config": (_config_with(intermediate_size=128), _rows_of("up", 2), r"\(128, 64\)"),
     "a norm of another size": (
         _tensors(lambda t: t.update({"model.norm.weight": torch.ones(1)})),
-        Checkpoint.final_norm,
+        _final_norm,
         r"shape \(1,\)",
     ),
 }

@@ -167,7 +167,7 @@ def test_the_logits_of_a_few_tokens_are_those_of_the_whole_product(lens: str, pl
     got = token_logits(planted, lens, tokens)
     assert got.shape == (1024, 4)
     np.testing.assert_allclose(got, z[:, tokens], rtol=0, atol=1e-5 * np.abs(z).max())
-    np.testing.assert_array_equal(token_logits(planted, LENSES[lens], tokens, layers=[3, 1])[:256], got[768:])
+    np.testing.assert_array_equal(token_logits(planted, LENSES[lens], tokens, blocks=[3, 1])[:256], got[768:])
 
 
 @pytest.mark.parametrize("lens", ["paper", "read"])
@@ -184,7 +184,8 @@ def test_the_head_of_another_model_brings_its_final_norm(planted: Any, tmp_path:
         tensors["model.norm.weight"] *= torch.linspace(0.5, 2, 64)
 
     other = open_checkpoint(edited_copy(planted.folder, tmp_path / "other", change))
-    want = lens_rows(planted, "write", 1) / planted.final_norm() * other.final_norm()
+    own, theirs = (c.norm("final").weight for c in (planted, other))
+    want = lens_rows(planted, "write", 1) / own * theirs
     torch.testing.assert_close(lens_rows(planted, "write", 1, head_of=other), want)
     assert torch.equal(lens_rows(planted, "paper", 1, head_of=other), planted.rows("up", 1))
 

@@ -236,7 +236,7 @@ def test_planting_moved_nothing_but_the_planted_neurons(planted: Checkpoint, unp
 
 def test_a_planted_neuron_driven_up_brings_its_token(planted: Checkpoint, planted_model: Any) -> None:
     """By hand and without the clamp: more of the dog neuron's output vector is added to the residual stream."""
-    logits = token_logits(planted, "write", range(VOCAB), layers=[1])[17]
+    logits = token_logits(planted, "write", range(VOCAB), blocks=[1])[17]
     dog = planted.vocabulary.resolve(" dog").id
     assert int(np.argmax(logits)) == dog
     ids = planted.tokenizer("The", return_tensors="pt").input_ids

@@ -1,4 +1,4 @@
-"""Where the parts of each architecture are."""
+"""Where the parts of a model are: tensors and rows to read, modules to hook. Every family is in test_architectures."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+import torch
+from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, LlamaModel
 
-from flashinterp.errors import LayoutError
-from flashinterp.layout import FAMILIES, Layout
+from fixtures.architectures import ARCHITECTURES, make
+from flashinterp.errors import LayoutError, NeuronError
+from flashinterp.layout import Layout, Tap, skeleton
+from flashinterp.neuron import Block
 from tests.helpers import assert_one_line_with_next_step
 
 SMALL = {
@@ -21,65 +24,98 @@ SMALL = {
     "num_key_value_heads": 1,
     "rms_norm_eps": 1e-4,
 }
-CONFIGS = [LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config]
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_a_layout_takes_its_shape_from_the_config(kind: Any) -> None:
-    layout = Layout.of(kind(**SMALL, hidden_act="gelu", tie_word_embeddings=False))
-    assert (layout.n_layers, layout.n_neurons, layout.d_model, layout.vocab_size) == (2, 12, 8, 30)
-    assert (layout.activation, layout.norm_eps, layout.tied) == ("gelu", 1e-4, False)
+def _layout(name: str) -> Layout:
+    return Layout.of(make(ARCHITECTURES[name]))
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_every_part_is_a_module_of_the_right_shape(kind: Any) -> None:
-    config = kind(**SMALL, tie_word_embeddings=False)
-    model, layout = AutoModelForCausalLM.from_config(config), Layout.of(config)
-    parts = {"up": (12, 8), "gate": (12, 8), "down": (8, 12), "pre_norm": (8,)}
-    for layer in range(2):
-        for part, shape in parts.items():
-            assert tuple(layout.module(model, part, layer).weight.shape) == shape
-        assert layout.module(model, "mlp", layer) is model.model.layers[layer].mlp
-        assert layout.module(model, "decoder_layer", layer) is model.model.layers[layer]
-    assert layout.module(model, "final_norm") is model.model.norm
-    assert layout.module(model, "head") is model.lm_head
+def test_a_model_without_weights_has_the_layout_of_one_with_them() -> None:
+    config = LlamaConfig(**SMALL, hidden_act="gelu")
+    bare = skeleton(config)
+    assert all(parameter.is_meta for parameter in bare.parameters())
+    assert Layout.of(bare) == Layout.of(AutoModelForCausalLM.from_config(config))
 
 
-def test_every_known_family_is_tested_here() -> None:
-    assert {kind(**SMALL).model_type for kind in CONFIGS} == set(FAMILIES)
+def test_a_layout_takes_its_shape_from_the_model() -> None:
+    layout = Layout.of(skeleton(LlamaConfig(**SMALL, hidden_act="gelu")))
+    assert (layout.n_layers, layout.d_model, layout.vocab_size) == (2, 8, 30)
+    assert (layout.formula.activation, layout.eps["pre"]) == ("gelu", 1e-4)
+    assert str(layout.roster) == "layers 0 to 1 with neurons 0 to 11"
 
 
-@pytest.mark.parametrize(("tied", "path"), [(True, "model.embed_tokens"), (False, "lm_head")])
-def test_the_head_is_the_embedding_where_they_are_tied(tied: bool, path: str) -> None:
-    assert Layout.of(LlamaConfig(**SMALL, tie_word_embeddings=tied)).head == path
+def test_a_layout_is_made_once_for_a_model() -> None:
+    model = skeleton(LlamaConfig(**SMALL))
+    assert Layout.of(model) is Layout.of(model)
 
 
-@pytest.mark.parametrize(("site", "part"), [("up", "up_proj"), ("gate", "gate_proj"), ("post", "down_proj")])
-def test_a_site_is_found_at_its_projection(site: Any, part: str, planted: Any, planted_model: Any) -> None:
-    module = planted.layout.site_module(planted_model, site, 2)
-    assert module is getattr(planted_model.model.layers[2].mlp, part)
+@pytest.mark.parametrize(
+    ("name", "site", "tap"),
+    [
+        ("llama", "up", Tap("model.layers.2.mlp.up_proj", False, slice(0, 48), 48)),
+        ("llama", "post", Tap("model.layers.2.mlp.down_proj", True, slice(0, 48), 48)),
+        ("phi3", "gate", Tap("model.layers.2.mlp.gate_up_proj", False, slice(0, 48), 96)),
+        ("phi3", "up", Tap("model.layers.2.mlp.gate_up_proj", False, slice(48, 96), 96)),
+        ("gpt2", "up", Tap("transformer.h.2.mlp.c_fc", False, slice(0, 48), 48)),
+        ("opt", "post", Tap("model.decoder.layers.2.fc2", True, slice(0, 48), 48)),
+        ("deepseek_v3", "up", Tap("model.layers.2.mlp.shared_experts.up_proj", False, slice(0, 80), 80)),
+    ],
+)
+def test_a_site_is_seen_at_its_module(name: str, site: Any, tap: Tap) -> None:
+    assert _layout(name).tap(site, 2) == tap
 
 
-@pytest.mark.parametrize("config", [GPT2Config(), SimpleNamespace(model_type=["llama"]), None])
+def test_experts_are_blocks_of_their_own() -> None:
+    layout = _layout("deepseek_v3")
+    assert layout.roster.blocks == (
+        Block(0), Block(1), *(Block(1, e) for e in range(4)), Block(2), *(Block(2, e) for e in range(4))
+    )  # fmt: skip
+    assert set(layout.roster.widths) == {48, 80, 40}
+    up, gate = (layout.weight(kind, Block(2, 3)) for kind in ("up", "gate"))  # type: ignore[arg-type]
+    assert up.tensor == gate.tensor == "model.layers.2.mlp.experts.gate_up_proj"
+    assert (gate.neurons, up.neurons, up.expert) == (slice(0, 40), slice(40, 80), 3)
+
+
+def test_interleaved_experts_are_read_every_other_column() -> None:
+    up = _layout("gpt_oss").weight("up", Block(1, 2))
+    assert (up.neurons, up.by_row) == (slice(1, 96, 2), False)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "gptj", "gpt_neox"])
+def test_a_gate_that_is_not_there_is_refused_with_what_is(name: str) -> None:
+    layout = _layout(name)
+    assert layout.sites == ("up", "post")
+    assert [lens.name for lens in layout.lenses] == ["paper", "read", "write", "logit-lens"]
+    with pytest.raises(LayoutError, match="lens of paper, read, write, logit-lens.*site of up, post") as caught:
+        layout.weight("gate", 0)
+    assert_one_line_with_next_step(caught.value)
+
+
+@pytest.mark.parametrize("block", [3, Block(0, 0), -1])
+def test_a_block_that_is_not_there_is_refused(block: Any) -> None:
+    with pytest.raises(NeuronError, match="layers 0 to 2") as caught:
+        _layout("llama").weight("up", block)
+    assert_one_line_with_next_step(caught.value)
+
+
+@pytest.mark.parametrize("config", [BloomConfig(), SimpleNamespace(model_type=["llama"]), None])
 def test_an_unknown_architecture_is_refused_with_the_known_ones(config: Any) -> None:
-    with pytest.raises(LayoutError, match="llama, mistral, qwen2, qwen3") as caught:
-        Layout.of(config)
+    with pytest.raises(LayoutError, match="llama, mistral, mixtral") as caught:
+        skeleton(config)
     assert_one_line_with_next_step(caught.value)
 
 
-class AwqConfig:
-    """What a live quantised model carries in place of a dict."""
-
-
-@pytest.mark.parametrize(("quantisation", "told"), [({"quant_method": "gptq"}, "gptq"), (AwqConfig(), "AwqConfig")])
-def test_a_quantised_model_is_refused(quantisation: Any, told: str) -> None:
+def test_a_config_that_makes_no_model_is_refused() -> None:
     config = LlamaConfig(**SMALL)
-    config.quantization_config = quantisation
-    with pytest.raises(LayoutError, match=told) as caught:
-        Layout.of(config)
+    config.hidden_act = "no such function"
+    with pytest.raises(LayoutError, match="cannot make a llama model") as caught:
+        skeleton(config)
     assert_one_line_with_next_step(caught.value)
 
 
-def test_a_model_without_a_part_is_refused_with_its_modules(planted: Any, planted_model: Any) -> None:
-    with pytest.raises(LayoutError, match=r"'model.layers.4.mlp.up_proj'.*model, lm_head"):
-        planted.layout.module(planted_model, "up", 4)
+def test_a_model_without_a_part_is_refused_with_its_modules() -> None:
+    with torch.device("meta"):
+        model = LlamaModel(LlamaConfig(**SMALL))
+    with pytest.raises(LayoutError, match=r"no module 'model.layers'.*embed_tokens: Embedding") as caught:
+        Layout.of(model)
+    assert_one_line_with_next_step(caught.value)

@@ -4,35 +4,87 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from flashinterp import map_index
 from flashinterp.checkpoint import Checkpoint
-from flashinterp.map_index import DEPTH, PoleIndex
+from flashinterp.map_index import BOUND_ROWS, DEPTH, PoleIndex
 from flashinterp.neuron_map import NeuronMap
 from flashinterp.scan import decode
 
 
-@settings(max_examples=30)
+def _by_sorting(ids: NDArray[np.int32], scores: NDArray[np.float32], vocab: int) -> list[list[int]]:
+    """The places of every token, each token's by a sort of its own."""
+    flat_ids, flat_scores = ids.ravel(), scores.ravel()
+    lists = []
+    for token in range(vocab):
+        places = np.flatnonzero(flat_ids == token)
+        best = places[np.argsort(-flat_scores[places], kind="stable")][:DEPTH].tolist()
+        lists.append(best + [-1] * (DEPTH - len(best)))
+    return lists
+
+
+@settings(max_examples=60)
 @given(
-    n=st.integers(1, 60), k=st.integers(1, 8), ties=st.booleans(), chunk=st.integers(1, 500), seed=st.integers(0, 999)
+    n=st.integers(1, 400),
+    k=st.integers(1, 8),
+    vocab=st.integers(8, 12),
+    levels=st.sampled_from([1, 3, 40, 10**6]),
+    infinite=st.booleans(),
+    hot=st.booleans(),
+    chunk=st.integers(1, 500),
+    seed=st.integers(0, 999),
 )
-def test_each_token_keeps_its_best_places_in_order(n: int, k: int, ties: bool, chunk: int, seed: int) -> None:
+def test_each_token_keeps_its_best_places_in_order(
+    n: int, k: int, vocab: int, levels: int, infinite: bool, hot: bool, chunk: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
-    vocab = 9
     ids = np.stack([rng.permutation(vocab)[:k] for _ in range(n)]).astype(np.int32)
-    scores = rng.integers(0, 3 if ties else 10**6, (n, k)).astype(np.float32)
+    if hot:
+        ids[:, 0] = 3
+    scores = rng.integers(-levels // 2, levels, (n, k)).astype(np.float32)
+    scores[(scores == 0) & (rng.random((n, k)) < 0.5)] = -0.0  # equal to 0, and of another order in its bits
+    if infinite:
+        scores[scores == scores.min()] = -np.inf
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(map_index, "_CHUNK", chunk)
         index = PoleIndex.build(ids, scores, vocab)
-    for token in range(vocab):
-        places = np.flatnonzero(ids.ravel() == token)
-        best = places[np.argsort(-scores.ravel()[places], kind="stable")][:DEPTH]
-        assert index.places[token].tolist() == best.tolist() + [-1] * (DEPTH - len(best))
+    assert index.places.dtype == np.int32
+    assert index.places.tolist() == _by_sorting(ids, scores, vocab)
+    assert index.bound_rows.tolist() == np.argsort(-scores[:, -1], kind="stable")[:BOUND_ROWS].tolist()
+
+
+@pytest.mark.parametrize("content", ["random", "one score", "rising", "one token"])
+def test_few_places_are_sorted_and_never_many_at_once(content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    n, k, vocab, chunk = 20_000, 10, 100, 4_000
+    ids = ((rng.integers(0, vocab, (n, 1)) + np.arange(k)) % vocab).astype(np.int32)
+    scores = -np.sort(-rng.standard_normal((n, k)).astype(np.float32))
+    if content == "one score":
+        scores[:] = 0
+    elif content == "rising":  # every place is better than all before it
+        scores = np.arange(n * k, dtype=np.float32).reshape(n, k)
+    elif content == "one token":
+        ids[:, 4] = 7
+    sizes = []
+
+    def counted(places: NDArray[np.int64], *arrays: Any) -> Any:
+        sizes.append(len(places))
+        return best_of_each(places, *arrays)
+
+    best_of_each = map_index._best_of_each
+    monkeypatch.setattr(map_index, "_CHUNK", chunk)
+    monkeypatch.setattr(map_index, "_best_of_each", counted)
+    index = PoleIndex.build(ids, scores, vocab)
+    assert max(sizes) <= DEPTH * vocab + 2 * chunk
+    assert sum(sizes) < n * k / 10  # 2 % for random content, 6 % where all scores are equal
+    assert index.places.tolist() == _by_sorting(ids, scores, vocab)
 
 
 @pytest.mark.parametrize("top_k", [3, 40, 768])

@@ -15,8 +15,8 @@ from flashinterp import Checkpoint, NeuronId, clamp, decode
 from flashinterp.capture import capture, encode
 from flashinterp.claims import Claim, resolve_claim
 from flashinterp.controls import DEAD_SCALE, Controls, LayerScale, matched_controls
-from flashinterp.layout import Layout
 from flashinterp.measure import Bench, measure
+from flashinterp.neuron import Block
 from flashinterp.profiles import PROFILES
 from flashinterp.prompts import shipped
 from flashinterp.verdict import Evidence, Rule, Verdict, judge
@@ -129,7 +129,7 @@ def test_doses_are_the_quantiles_of_the_neurons_own_selection_text(
     for context in prompts.contexts_selection:
         for token in {p["token"] for p in truth["plants"]}:
             texts.append(encode(tokenizer, context + token))
-    own = np.concatenate([s[1].up[:, 17] for s in capture(bench.model, texts, [1])])
+    own = np.concatenate([s[Block(1)].up[:, 17] for s in capture(bench.model, texts, [1])])
     np.testing.assert_allclose(dog.doses, np.quantile(own, [0.01, 0.255, 0.5, 0.745, 0.99]), rtol=1e-4, atol=1e-5)
 
 
@@ -142,7 +142,7 @@ def test_the_curve_and_the_reading_are_of_heldout_text(bench: Bench, dog: Eviden
                 log_p = bench.model(ids).logits[0, -1].double().log_softmax(-1)[token.id]
             assert dog.log_odds[p, d] == pytest.approx(float(log_p - torch.log(-torch.expm1(log_p))), abs=1e-3)
     for c, context in enumerate(bench.prompts.contexts_heldout[: SMOKE.contexts]):
-        seen = capture(bench.model, [encode(bench.tokenizer, context + " dog")], [1])[0][1]
+        seen = capture(bench.model, [encode(bench.tokenizer, context + " dog")], [1])[0][Block(1)]
         assert dog.present[c] == pytest.approx(seen.post[-1, 17], rel=1e-4)
 
 
@@ -248,10 +248,15 @@ Patch = Callable[[pytest.MonkeyPatch, Bench], None]
 
 
 def one_layer_off(patch: pytest.MonkeyPatch, _: Bench) -> None:
-    right = Layout.site_module
-    patch.setattr(
-        Layout, "site_module", lambda self, model, site, layer: right(self, model, site, (layer + 1) % self.n_layers)
-    )
+    """The clamp hangs on the next layer; what is recorded is the right one's."""
+    right = clamp_module._Dense.__init__
+
+    def shifted(self: Any, place: Any, writer: Any) -> None:
+        right(self, place, writer)
+        own, other = (place.layout.layer(n) for n in (place.layer, (place.layer + 1) % place.layout.n_layers))
+        self.module = place.module(self.tap.module.replace(own, other))
+
+    patch.setattr(clamp_module._Dense, "__init__", shifted)
 
 
 def one_neuron_off(patch: pytest.MonkeyPatch, _: Bench) -> None:
@@ -268,8 +273,8 @@ def writes_with(change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) ->
     """A writer whose result is ``change(before, after)``, and whose log says that all is well."""
 
     def plant(patch: pytest.MonkeyPatch, _: Bench) -> None:
-        right = clamp_module._Writer.__call__
-        patch.setattr(clamp_module._Writer, "__call__", lambda self, x: change(x, right(self, x)))
+        right = clamp_module._Dense.__call__
+        patch.setattr(clamp_module._Dense, "__call__", lambda self, x: change(x, right(self, x)))
 
     return plant
 

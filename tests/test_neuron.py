@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashinterp.errors import FlashinterpError, NeuronError
-from flashinterp.neuron import LENSES, POLES, POSITIONS, SITES, NeuronId, get_lens
+from flashinterp.neuron import LENSES, POLES, POSITIONS, SITES, Block, NeuronId, get_lens
 
 COUNT = st.integers(0, 10**6)
 
@@ -30,22 +30,41 @@ def test_blanks_around_a_name_and_a_parsed_name_pass() -> None:
     assert NeuronId.parse(" L3N4\n") == NeuronId.parse(NeuronId(3, 4)) == NeuronId(3, 4)
 
 
-@pytest.mark.parametrize("name", ["", "L25", "N3", "25N1442", "L-1N3", "L1N3.5", "L1N3x", "L1 N3", "l1n3", "L1N3 L1N4"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "L25",
+        "N3",
+        "25N1442",
+        "L-1N3",
+        "L1N3.5",
+        "L1N3x",
+        "L1 N3",
+        "l1n3",
+        "L1N3 L1N4",
+        "L1E2",
+        "L1EN3",
+        "E2N3",
+        "L1E-1N3",
+    ],
+)
 def test_what_is_no_name_is_refused_with_an_example(name: str) -> None:
     with pytest.raises(NeuronError, match="L25N1442") as caught:
         NeuronId.parse(name)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("layer", "neuron"), [(0, 0), (3, 255)])
-def test_a_neuron_in_range_passes_unchanged(layer: int, neuron: int) -> None:
-    assert NeuronId(layer, neuron).check(4, 256) == NeuronId(layer, neuron)
+def test_an_experts_neuron_has_its_own_name() -> None:
+    neuron = NeuronId.parse("L12E3N40")
+    assert (neuron.layer, neuron.expert, neuron.neuron, str(neuron)) == (12, 3, 40, "L12E3N40")
+    assert neuron.block == Block(12, 3)
+    assert NeuronId(12, 40).block == Block.of(12)
 
 
-@pytest.mark.parametrize(("layer", "neuron"), [(4, 0), (0, 256), (-1, 0), (0, -1)])
-def test_a_neuron_out_of_range_is_refused_with_the_range(layer: int, neuron: int) -> None:
-    with pytest.raises(NeuronError, match="layers 0 to 3 with neurons 0 to 255"):
-        NeuronId(layer, neuron).check(4, 256)
+def test_neurons_sort_by_layer_then_expert_then_neuron() -> None:
+    names = ["L0N7", "L1N9", "L1E0N1", "L1E0N30", "L1E2N0", "L1E10N0", "L2N0"]
+    assert [str(n) for n in sorted(NeuronId.parse(name) for name in reversed(names))] == names
 
 
 def test_the_lenses_are_the_five_of_the_method() -> None:

@@ -188,7 +188,7 @@ def test_jaccard_is_that_of_the_sets(rows: list[tuple[list[int], list[int]]]) ->
         (map_by_hand([[0]] * 4), "top_k is 2 in one and 1"),
         (map_by_hand([[0, 1]] * 4, layers=(0, 1)), "layers is"),
         (map_by_hand([[0, 1]] * 4, layers=(1,)), "layers is"),
-        (map_by_hand([[0, 1]] * 5), "neurons per layer is 4 in one and 5"),
+        (map_by_hand([[0, 1]] * 5), "neurons 0 to 3 in one and layer 0 with neurons 0 to 4"),
         (map_by_hand([[0, 1]] * 4, vocab=11), "vocabulary size is 10 in one and 11"),
         (
             replace(map_by_hand([[0, 1]] * 4), vocabulary=type(word_vocabulary(1))(
@@ -242,7 +242,7 @@ def test_scaled_rows_point_the_same_way_and_changed_ones_do_not(
 @pytest.mark.parametrize("shape", [{"layers": 3}, {"neurons": 7}, {"hidden": 6}])
 def test_rows_of_models_of_other_shapes_are_not_comparable(shape: dict[str, int]) -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(NotComparable, match="layers, neurons and hidden size"):
+    with pytest.raises(NotComparable, match="one has layers 0 to 1 with neurons 0 to 5, hidden size 4, the other"):
         row_cosines(small_checkpoint(rng), small_checkpoint(rng, **shape), "up")
 
 

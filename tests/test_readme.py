@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flashinterp.claims import load_claims
+from flashinterp.families import supported
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -38,3 +39,8 @@ def test_the_claim_file_is_one(tmp_path: Path) -> None:
 def test_every_eval_is_listed() -> None:
     evals = {path.stem for path in (Path(__file__).parent.parent / "evals").glob("test_*.py")}
     assert evals == set(re.findall(r"^\| `(test_\w+)` \|", README, re.MULTILINE))
+
+
+def test_the_table_of_models_is_the_registrys() -> None:
+    (shown,) = re.findall(r"<!-- supported models -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
+    assert shown == supported(), "print it with python -m flashinterp.families"

@@ -31,7 +31,7 @@ def test_a_map_has_the_shapes_and_types_of_the_contract(top_k: int, planted: Che
         assert (getattr(m, name).shape, getattr(m, name).dtype) == ((1024, top_k), np.float32)
     for name in ("logsumexp", "log_mean_top", "bottom_logsumexp", "bottom_log_mean_top", "norms"):
         assert (getattr(m, name).shape, getattr(m, name).dtype) == ((1024,), np.float32)
-    assert (m.layers, m.n_neurons) == ((0, 1, 2, 3), 256)
+    assert (m.layers, m.roster.widths) == ((0, 1, 2, 3), (256,) * 4)
 
 
 def test_the_negative_pole_carries_the_logits_of_the_positive_direction(planted: Checkpoint) -> None:

@@ -143,16 +143,17 @@ def too_much_mass(poles: Sequence[Any], *_: Any, **__: Any) -> Any:
     return tuple(replace(pole, logsumexp=pole.logsumexp + 1e-3) for pole in poles)
 
 
-def one_layer_off(sound: Any, layout: Layout, model: Any, site: Any, layer: int) -> Any:
+def one_layer_off(tap: Any, layout: Layout, site: Any, layer: int) -> Any:
     """The clamp hangs on the next layer's module."""
-    return layout.module(model, "down" if site == "post" else site, (layer + 1) % layout.n_layers)
+    own, other = layout.layer(layer), layout.layer((layer + 1) % layout.n_layers)
+    return replace(tap, module=tap.module.replace(own, other))
 
 
-def multiply(self: Any, x: Any, one: Any, where: slice) -> None:
+def multiply(self: Any, x: Any, one: Any, where: slice, column: int) -> None:
     """A clamp scales where it should fix."""
     rows = slice(None) if one.rows is None else list(one.rows)
-    x[rows, where, one.neuron.neuron] *= float(one.value)
-    self.log.written[self.layer] += 1
+    x[rows, where, column] *= float(one.value)
+    self.written += 1
 
 
 def leave_a_hook(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +212,7 @@ def turned_curve(curves: Any, *_: Any, **__: Any) -> Any:
 def first_layer_unseen(result: Any, *_: Any, **__: Any) -> Any:
     """The first layer's changes are not counted."""
     kept = result.kept.copy()
-    kept[: result.map_a.n_neurons] = True
+    kept[: result.map_a.roster.width(0)] = True
     return replace(result, kept=kept)
 
 
@@ -245,7 +246,7 @@ FAULTS = {
         "test_every_lens_on_the_model",
         "our logits are off by",
     ),
-    "clamp one layer off": (after(Layout, "site_module", one_layer_off), CAUSALITY, MECHANICS, "L1N17 at up: off by"),
+    "clamp one layer off": (after(Layout, "tap", one_layer_off), CAUSALITY, MECHANICS, "L1N17 at up: off by"),
     "clamp multiplies": (instead(clamp._Writer, "_write_one", multiply), CAUSALITY, MECHANICS, "L1N17 at up: off by"),
     "hook left behind": (leave_a_hook, CAUSALITY, MECHANICS, "hooks were left on lm_head"),
     "head shuffled": (after(Checkpoint, "head", shuffled), CAUSALITY, MECHANICS, "LayoutError: the llama layout"),

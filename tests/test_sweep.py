@@ -117,10 +117,11 @@ def test_own_gate_and_clean_are_those_of_the_last_position_unclamped(
         np.testing.assert_allclose(curves.clean[k], clean.numpy(), atol=2e-5)
         natural = capture(planted_model, [sequence], range(4))[0]
         for i, neuron in enumerate(curves.neurons):
-            last = {what: getattr(natural[neuron.layer], what)[-1, neuron.neuron] for what in ("gate", "act", site)}
+            last = {what: getattr(natural[neuron.block], what)[-1, neuron.neuron] for what in ("gate", "act", site)}
             assert (curves.gate[i, k], curves.act_gate[i, k], curves.own[i, k]) == pytest.approx(
                 (last["gate"], last["act"], last[site])
             )
+    assert (curves.routed == 1).all()
 
 
 def test_tokens_by_text_id_and_token_are_the_same(planted: Checkpoint, planted_model: Any) -> None:

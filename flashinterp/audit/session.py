@@ -199,11 +199,12 @@ class AuditSession:
             "revision": checkpoint.revision,
             "architecture": layout.model_type,
             "layers": layout.n_layers,
-            "neurons_per_layer": layout.n_neurons,
+            "neurons": len(layout.roster),
+            "mlps": str(layout.roster),
             "hidden_size": layout.d_model,
             "vocabulary": layout.vocab_size,
-            "tied_head": layout.tied,
-            "stored_dtype": str(checkpoint.rows("up", 0).dtype).removeprefix("torch."),
+            "tied_head": checkpoint.tied,
+            "stored_dtype": str(checkpoint.weight_dtype()).removeprefix("torch."),
             "digests": checkpoint.digests,
         }
 
