@@ -69,6 +69,9 @@ def _check_sample(base: Checkpoint, aligned: Alignment) -> None:
     """Against |U · W_down| in float64, on one layer's first neurons."""
     block = base.layout.roster.blocks[-1]
     columns = base.rows("down", block)[:32].double()
-    exact = (columns @ base.head().double().T).abs().max(dim=1).values.numpy()
+    z = columns @ base.head().double().T
+    if (softcap := base.layout.softcap) is not None:
+        z = softcap * (z / softcap).tanh()
+    exact = z.abs().max(dim=1).values.numpy()
     ours = aligned.max_abs[aligned.map.roster.span(block)][: len(exact)]
     assert np.allclose(ours, exact, rtol=1e-4, atol=1e-6)

@@ -32,7 +32,8 @@ class Alignment:
     """How strongly each neuron's output vector points at one token.
 
     Attributes:
-        max_abs: [N] float32, max_t |U · W_down[:, n]|, no norm applied (the June 2025 post).
+        max_abs: [N] float32, max_t |U · W_down[:, n]|, no norm applied (the June 2025 post);
+            soft-capped where the model's logits are.
         token_ids: [N] the token that attains it.
         signs: [N] +1 if the neuron's positive value raises that token's logit, -1 if it lowers it.
         map: the logit-lens map that this was read from.

@@ -515,7 +515,7 @@ FAULTS = {
         lambda layout: _entry(layout, gate=layout.family.up, up=layout.family.gate),
         "layer 0 mlp",
     ),
-    "γ before the MLP left out": Fault(
+    "gamma before the MLP left out": Fault(
         lambda name: _family(name).pre_norm,
         lambda layout: _without_norm(layout, "pre", 1),
         "layer 1 pre_norm",
@@ -535,7 +535,7 @@ FAULTS = {
         lambda layout: _without_norm(layout, "pre", 2, "bias"),
         "layer 2 pre_norm",
     ),
-    "γ after the MLP left out": Fault(
+    "gamma after the MLP left out": Fault(
         lambda name: _family(name).post_norm,
         lambda layout: _without_norm(layout, "post", 2),
         "layer 2 (post_norm|residual)",
@@ -545,7 +545,7 @@ FAULTS = {
         lambda layout: _entry(layout, post_norm=None),
         "layer 0 residual",
     ),
-    "γ before the head left out": Fault(
+    "gamma before the head left out": Fault(
         lambda name: _family(name).final_norm,
         lambda layout: _without_norm(layout, "final", None),
         "head",
@@ -726,8 +726,8 @@ def _tree(one: Case, message: str) -> str:
     ("fault", "names"),
     [
         ("gate and up swapped", {"llama", "phi3", "mixtral", "gpt_oss", "deepseek_v3", "gemma3", "llama-bias"}),
-        ("γ before the MLP left out", {"llama", "gpt2", "cohere", "gptj", "gpt_neox", "opt", "gemma2", "gpt_oss"}),
-        ("γ after the MLP left out", {"gemma2", "gemma3", "gemma3_text", "olmo2", "glm4", "opt-postnorm"}),
+        ("gamma before the MLP left out", {"llama", "gpt2", "cohere", "gptj", "gpt_neox", "opt", "gemma2", "gpt_oss"}),
+        ("gamma after the MLP left out", {"gemma2", "gemma3", "gemma3_text", "olmo2", "glm4", "opt-postnorm"}),
         ("soft-cap ignored", {"gemma2", "gemma3_text"}),
         ("logit scale ignored", {"cohere", "cohere2", "granite"}),
         ("multiplier ignored", {"granite"}),
