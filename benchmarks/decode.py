@@ -95,10 +95,14 @@ def _ways(rows: Tensor, head: Tensor) -> dict[str, Callable[[], object]]:
 
 
 def _interleaved(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way in each round; the first round warms caches and does not count."""
+    """Seconds of each way in each round; the first round warms caches and does not count.
+
+    Each round begins with another way, so that none always follows the same one and its caches.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for measured in range(rounds + 1):
-        for name, run in ways.items():
+        names = list(ways)[measured % len(ways) :] + list(ways)[: measured % len(ways)]
+        for name, run in ((name, ways[name]) for name in names):
             start = time.perf_counter()
             run()
             if measured:
