@@ -21,7 +21,7 @@ from torch import Tensor
 
 from flashinterp.candidates import bfloat16
 from flashinterp.decode import Way, decode_rows
-from flashinterp.product import TILE
+from flashinterp.product import TILE, Scratch
 
 K = 100
 BARE = "bare product, float32"
@@ -59,7 +59,7 @@ def main() -> None:
 
 def _ways(rows: Tensor, head: Tensor) -> dict[str, Callable[[], object]]:
     """What is compared; the bare product first."""
-    tile = torch.empty(len(rows), TILE)
+    tile, scratch, half_scratch = torch.empty(len(rows), TILE), Scratch(), Scratch()  # all kept from round to round
     halves = [t.bfloat16() for t in (rows, head)]
 
     def bare() -> None:
@@ -77,11 +77,15 @@ def _ways(rows: Tensor, head: Tensor) -> dict[str, Callable[[], object]]:
     candidates = Way("bfloat16", "named")
     ways: dict[str, Callable[[], object]] = {
         BARE: bare,
-        "flashinterp, both poles": lambda: decode_rows(rows, head, top_k=K),
-        "flashinterp, one pole": lambda: decode_rows(rows, head, top_k=K, poles="+"),
+        "flashinterp, both poles": lambda: decode_rows(rows, head, top_k=K, scratch=scratch),
+        "flashinterp, one pole": lambda: decode_rows(rows, head, top_k=K, poles="+", scratch=scratch),
         "bare product, bfloat16": bare_bfloat16,
-        "flashinterp, bfloat16 weights, both poles": lambda: decode_rows(*halves, top_k=K, way=candidates),
-        "flashinterp, bfloat16 weights, one pole": lambda: decode_rows(*halves, top_k=K, way=candidates, poles="+"),
+        "flashinterp, bfloat16 weights, both poles": lambda: decode_rows(
+            *halves, top_k=K, way=candidates, scratch=half_scratch
+        ),
+        "flashinterp, bfloat16 weights, one pole": lambda: decode_rows(
+            *halves, top_k=K, way=candidates, poles="+", scratch=half_scratch
+        ),
     }
     try:
         import faiss

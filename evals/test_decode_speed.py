@@ -17,6 +17,7 @@ from torch import Tensor
 from flashinterp import Checkpoint
 from flashinterp.decode import choose_way, decode_rows, lens_rows
 from flashinterp.neuron import get_lens
+from flashinterp.product import Scratch
 from flashinterp.profiles import Profile
 from flashinterp.pytest_plugin import Evidence
 
@@ -67,18 +68,19 @@ def test_ratio_to_the_bare_product(base: Checkpoint, profile: Profile, device: s
 
 def _ways(w: Tensor, u: Tensor, device: str) -> dict[str, Callable[[], object]]:
     """What is timed, the bare product first."""
-    out = torch.empty(len(w), TILE, device=device)
+    # Kept from round to round, as a decode keeps them from layer to layer.
+    out, scratch, half_scratch = torch.empty(len(w), TILE, device=device), Scratch(), Scratch()
     k = min(K, len(u))
     ways: dict[str, Callable[[], object]] = {
         "bare": lambda: [torch.mm(w, tile.T, out=out[:, : len(tile)]) for tile in u.split(TILE)],
-        "both poles": lambda: decode_rows(w, u, top_k=k),
-        "one pole": lambda: decode_rows(w, u, top_k=k, poles="+"),
+        "both poles": lambda: decode_rows(w, u, top_k=k, scratch=scratch),
+        "one pole": lambda: decode_rows(w, u, top_k=k, poles="+", scratch=scratch),
         "naive, one pole": lambda: _naive(w, u),
     }
     halves = w.bfloat16(), u.bfloat16()
     way = choose_way(device, torch.bfloat16, torch.float32, d=w.shape[1], vocab=len(u), top_k=k)
     if way.name != "plain":
-        ways["bfloat16 weights, both poles"] = lambda: decode_rows(*halves, top_k=k, way=way)
+        ways["bfloat16 weights, both poles"] = lambda: decode_rows(*halves, top_k=k, way=way, scratch=half_scratch)
     if device == "cpu" and importlib.util.find_spec("faiss"):
         import faiss
 

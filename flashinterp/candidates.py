@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from flashinterp import topk
-from flashinterp.product import SCORE_TOKENS, SELECT_ROWS, TILE, Pole, Poles, chunk_rows, empty, multiply, tile_masses
+from flashinterp.product import SCORE_TOKENS, SELECT_ROWS, TILE, Pole, Poles, Scratch, chunk_rows, multiply, tile_masses
 
 # Relative error of rounding to bfloat16's 8 bits, measured on the exact or on the rounded value.
 _ROUNDING = 2**-9 * (1 + 2**-8)
@@ -71,7 +71,9 @@ def choose(d: int, vocab: int, top_k: int) -> tuple[Literal["bfloat16", "plain"]
     return ("bfloat16" if bfloat16().usable else "plain"), bfloat16().reason
 
 
-def multiply_bfloat16(rows: Tensor, head: Tensor, top_k: int, poles: Poles) -> tuple[Pole, ...]:
+def multiply_bfloat16(
+    rows: Tensor, head: Tensor, top_k: int, poles: Poles, scratch: Scratch | None = None
+) -> tuple[Pole, ...]:
     """The poles of bfloat16 rows [n, d] with a bfloat16 head [V, d], as `product.multiply` gives them in float32.
 
     logsumexp is made of rounded logits but for the candidates; a row whose rounded logits may be off by more than
@@ -80,15 +82,17 @@ def multiply_bfloat16(rows: Tensor, head: Tensor, top_k: int, poles: Poles) -> t
     Raises:
         CheckpointError: a logit is beyond float32.
     """
-    done, failed = _first_pass(rows, head, top_k, 2 if poles == "both" else 1)
+    done, failed = _first_pass(rows, head, top_k, 2 if poles == "both" else 1, scratch or Scratch())
     return _repaired(done, rows, head, failed, top_k, poles)
 
 
-def _first_pass(rows: Tensor, head: Tensor, top_k: int, sides: int) -> tuple[tuple[Pole, ...], Tensor]:
+def _first_pass(
+    rows: Tensor, head: Tensor, top_k: int, sides: int, scratch: Scratch
+) -> tuple[tuple[Pole, ...], Tensor]:
     """The poles, and which rows [n] are not proved."""
     vocab = len(head)
     pieces = rows.tensor_split(math.ceil(len(rows) / chunk_rows(vocab, 2)))
-    buffer = empty(len(pieces[0]), topk.padded(vocab), rows.dtype, rows.device)
+    buffer = scratch.take(len(pieces[0]), topk.padded(vocab), rows)
     largest = max(float(part.float().square_().sum(1).max()) for part in head.split(TILE)) ** 0.5
     keep = max(top_k, min(SCORE_TOKENS, vocab))
     parts, failed = [], []

@@ -15,7 +15,7 @@ from flashinterp.checkpoint import Checkpoint
 from flashinterp.errors import CheckpointError, MapError, NeuronError
 from flashinterp.neuron import Block, Lens, get_lens
 from flashinterp.norms import Norm
-from flashinterp.product import SCORE_TOKENS, Pole, Poles, cap, multiply
+from flashinterp.product import SCORE_TOKENS, Pole, Poles, Scratch, cap, multiply
 from flashinterp.roster import span
 
 
@@ -79,6 +79,7 @@ def decode_rows(
     poles: Poles = "both",
     softcap: float | None = None,
     way: Way | None = None,
+    scratch: Scratch | None = None,
 ) -> tuple[Pole, ...]:
     """Decode weight vectors with a head: the top tokens of w and of -w, from one product.
 
@@ -104,6 +105,7 @@ def decode_rows(
         poles: ``both``, or ``+`` for w alone.
         softcap: c, where the model's logits are c · tanh(z / c).
         way: how; by default the fastest that is exact here.
+        scratch: a buffer to use again, for several calls.
 
     Returns:
         The positive and the negative pole, or the positive one alone.
@@ -124,10 +126,10 @@ def decode_rows(
     if way.name == "triton":
         return gpu.multiply(rows, head, top_k, poles, softcap)
     if way.name == "bfloat16":
-        return candidates.multiply_bfloat16(rows, head, top_k, poles)
+        return candidates.multiply_bfloat16(rows, head, top_k, poles, scratch)
     if rows.dtype not in (torch.float32, torch.float64):
         rows, head = rows.float(), head.float()
-    return multiply(rows, head, top_k, poles, softcap)
+    return multiply(rows, head, top_k, poles, softcap, scratch)
 
 
 # --- lenses -----------------------------------------------------------------------------------------
@@ -235,6 +237,7 @@ def decode_layers(
         return lens_rows(checkpoint, lens, block, head_of=head_of, dtype=dtype)
 
     parts: list[LayerDecode] = []
+    scratch = Scratch()
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
         coming = pool.submit(read, blocks[0])
         for at, block in enumerate(blocks, 1):
@@ -242,7 +245,9 @@ def decode_layers(
             if at < len(blocks):
                 coming = pool.submit(read, blocks[at])
             same = rows.dtype == head.dtype  # else a block that is stored otherwise than the head
-            poles = decode_rows(rows, head.to(rows.dtype), top_k=top_k, softcap=softcap, way=way if same else None)
+            poles = decode_rows(
+                rows, head.to(rows.dtype), top_k=top_k, softcap=softcap, way=way if same else None, scratch=scratch
+            )
             parts.append(LayerDecode(block.layer, poles[0], poles[1], _norms(rows)))
             if at == len(blocks) or blocks[at].layer != block.layer:
                 yield LayerDecode.join(parts)

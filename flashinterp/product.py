@@ -7,9 +7,7 @@ and the vocabulary in tiles that stay in cache; `topk` then finds each row's bes
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +33,6 @@ _ROWS = 512  # rows per chunk at most; beyond it the product gains nothing
 _CHUNK_BYTES = 264_000_000  # of logits: 512 rows at V = 128,256
 _ROW_STEP = 64
 _EXP_SAFE = 80.0  # exp of this and of its negative are normal float32 numbers, and a sum of 2**20 of them is finite
-_HUGE_PAGES = 32 << 20  # bytes from which they are asked for
 
 
 @dataclass(frozen=True)
@@ -81,6 +78,21 @@ class Pole:
         return Pole(*(torch.cat([getattr(p, f) for p in parts]) for f in Pole.__dataclass_fields__))
 
 
+class Scratch:
+    """The large buffer of a decode, kept from call to call: to touch 260 MB for the first time is not free."""
+
+    def __init__(self) -> None:
+        self._kept: Tensor | None = None
+
+    def take(self, n: int, width: int, like: Tensor) -> Tensor:
+        """An uninitialised [n, width] of like's dtype, on its device; what was taken before is overwritten."""
+        kept = self._kept
+        if kept is None or kept.numel() < n * width or kept.dtype != like.dtype or kept.device != like.device:
+            self._kept = None  # before another is made
+            self._kept = kept = like.new_empty(n * width)
+        return kept[: n * width].view(n, width)
+
+
 def chunk_rows(vocab: int, itemsize: int) -> int:
     """Rows whose logits fit the buffer, a multiple of 64, at most 512."""
     fitting = _CHUNK_BYTES // (topk.padded(vocab) * itemsize) // _ROW_STEP * _ROW_STEP
@@ -92,7 +104,14 @@ def cap(z: Tensor, softcap: float | None) -> Tensor:
     return z if softcap is None else z.div_(softcap).tanh_().mul_(softcap)
 
 
-def multiply(rows: Tensor, head: Tensor, top_k: int, poles: Poles, softcap: float | None = None) -> tuple[Pole, ...]:
+def multiply(
+    rows: Tensor,
+    head: Tensor,
+    top_k: int,
+    poles: Poles,
+    softcap: float | None = None,
+    scratch: Scratch | None = None,
+) -> tuple[Pole, ...]:
     """The poles of rows [n, d] with a head [V, d], in the rows' dtype; a head of another dtype is converted by tiles.
 
     With a soft-cap c the logits are c · tanh(z / c), and ranked as such.
@@ -101,7 +120,7 @@ def multiply(rows: Tensor, head: Tensor, top_k: int, poles: Poles, softcap: floa
         CheckpointError: a logit is beyond float32.
     """
     vocab = len(head)
-    work = _Work.of(rows, vocab, poles)
+    work = _Work.of(rows, vocab, poles, scratch or Scratch())
     parts = []
     for chunk in rows.tensor_split(math.ceil(len(rows) / len(work.z))):  # no short last chunk: it would be slow
         part = work.first(len(chunk))
@@ -136,28 +155,14 @@ class _Work:
     tile: Tensor
 
     @classmethod
-    def of(cls, rows: Tensor, vocab: int, poles: Poles) -> _Work:
+    def of(cls, rows: Tensor, vocab: int, poles: Poles, scratch: Scratch) -> _Work:
         n, width = min(len(rows), chunk_rows(vocab, rows.element_size())), topk.padded(vocab)
         maxima = tuple(rows.new_empty(n, width // topk.BLOCK) for _ in range(2 if poles == "both" else 1))
-        return cls(empty(n, width, rows.dtype, rows.device), maxima, rows.new_empty(n, min(TILE, vocab)))
+        return cls(scratch.take(n, width, rows), maxima, rows.new_empty(n, min(TILE, vocab)))
 
     def first(self, n: int) -> _Work:
         """The part for a last chunk of fewer rows."""
         return self if n == len(self.z) else _Work(self.z[:n], tuple(m[:n] for m in self.maxima), self.tile[:n])
-
-
-def empty(n: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """An uninitialised [n, width], in huge pages where the system gives them.
-
-    To touch 200 MB for the first time in pages of 4 KB costs 1.5 % of the product that fills them, on one thread.
-    """
-    size = n * width * dtype.itemsize
-    if device.type != "cpu" or size < _HUGE_PAGES or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(n, width, dtype=dtype, device=device)
-    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # a kernel without them; small pages do as well
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=dtype, count=n * width).view(n, width)
 
 
 def _fill(chunk: Tensor, head: Tensor, work: _Work, softcap: float | None) -> list[Tensor]:

@@ -284,8 +284,19 @@ def test_the_positive_pole_alone_survives_logits_whose_exponentials_are_nothing(
     torch.testing.assert_close(alone.logsumexp, torch.tensor([-200.0 + np.log(2)], dtype=torch.float32))
 
 
-def test_a_large_buffer_is_a_place_like_any_other() -> None:
-    place = product.empty(9000, 1000, torch.float32, torch.device("cpu"))
-    assert place.nbytes > product._HUGE_PAGES
-    place.fill_(1)
-    assert place.sum() == 9_000_000
+@EXAMPLES
+@given(st.lists(cases(integers=True), min_size=2, max_size=4))
+def test_a_buffer_that_is_used_again_changes_nothing(several: list[Case]) -> None:
+    scratch = product.Scratch()
+    for case in several:
+        kept, fresh = (decode_rows(case.rows, case.head, top_k=case.top_k, scratch=s) for s in (scratch, None))
+        for a, b in zip(kept, fresh, strict=True):
+            _assert_same(a, b)
+
+
+def test_a_buffer_is_made_anew_only_where_it_does_not_do() -> None:
+    scratch, like = product.Scratch(), torch.empty(0)
+    first = scratch.take(4, 6, like)
+    assert scratch.take(2, 12, like).data_ptr() == scratch.take(3, 5, like).data_ptr() == first.data_ptr()
+    assert scratch.take(5, 6, like).shape == (5, 6)
+    assert scratch.take(1, 1, like.double()).dtype == torch.float64
