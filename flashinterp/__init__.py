@@ -15,7 +15,7 @@ from flashinterp.errors import (
     RunError,
     TokenError,
 )
-from flashinterp.neuron import LENSES, Lens, NeuronId
+from flashinterp.neuron import LENSES, Block, Lens, NeuronId
 from flashinterp.neuron_map import NeuronMap
 from flashinterp.preserve import Preservation, compare
 from flashinterp.probe import probe
@@ -28,6 +28,7 @@ __all__ = [
     "LENSES",
     "Alignment",
     "Answers",
+    "Block",
     "Checkpoint",
     "CheckpointError",
     "ClaimError",

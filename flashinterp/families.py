@@ -235,21 +235,3 @@ def check_family(model_type: Any) -> str:
             "a model of another family needs an entry in flashinterp/families.py"
         )
     return model_type
-
-
-def supported() -> str:
-    """The table of supported models, in Markdown; ``python -m flashinterp.families`` prints it."""
-    from transformers import AutoConfig
-
-    lines = ["| `model_type` | for example | lenses | clamp at | what is special |", "|---|---|---|---|---|"]
-    for name in FAMILIES:
-        family = family_of(AutoConfig.for_model(name))
-        gated = family.gate is not None
-        lenses = "all five" if gated else "all but `gate`"
-        sites = "`up`, `gate`, `post`" if gated else "`up`, `post`"
-        lines.append(f"| `{name}` | {family.models} | {lenses} | {sites} | {family.remark} |")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(supported())

@@ -13,8 +13,9 @@ import pytest
 from fixtures.architectures import ARCHITECTURES, HIDDEN, LAYERS, make
 from flashinterp.checkpoint import open_checkpoint
 from flashinterp.errors import LayoutError
-from flashinterp.families import FAMILIES, Family, Stream, check_family, family_of, supported
+from flashinterp.families import FAMILIES, Family, Stream, check_family, family_of
 from flashinterp.layout import Layout
+from flashinterp.supported import supported
 from tests.helpers import assert_one_line_with_next_step
 
 # What the project promises; an entry may be added, and none may go.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flashinterp.claims import load_claims
-from flashinterp.families import supported
+from flashinterp.supported import supported
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -43,4 +43,4 @@ def test_every_eval_is_listed() -> None:
 
 def test_the_table_of_models_is_the_registrys() -> None:
     (shown,) = re.findall(r"<!-- supported models -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
-    assert shown == supported(), "print it with python -m flashinterp.families"
+    assert shown == supported(), "print it with python -m flashinterp.supported"
