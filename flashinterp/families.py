@@ -130,6 +130,24 @@ _NEOX = Family(
 )
 
 
+_STABLELM = replace(
+    _LLAMA, centred=True, remark="LayerNorm, MLP after the attention (or beside it)", models="StableLM 2, 3B"
+)
+_OLMO2 = replace(
+    _LLAMA,
+    pre_norm=None,
+    post_norm="post_feedforward_layernorm",
+    remark="no norm before the MLP, one after it",
+    models="OLMo 2",
+)
+
+
+def _stablelm(config: Any) -> Family:
+    if not config.use_parallel_residual:
+        return _STABLELM
+    return replace(_STABLELM, pre_norm="input_layernorm", stream="parallel")
+
+
 def _neox(config: Any) -> Family:
     return _NEOX if config.use_parallel_residual else replace(_NEOX, stream="added")
 
@@ -146,6 +164,28 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
     "qwen2": replace(_LLAMA, models="Qwen2, Qwen2.5, QwQ"),
     "qwen3": replace(_LLAMA, models="Qwen3, dense"),
     "smollm3": replace(_LLAMA, models="SmolLM3"),
+    "seed_oss": replace(_LLAMA, models="Seed-OSS"),
+    "ernie4_5": replace(_LLAMA, models="ERNIE 4.5, dense"),
+    "arcee": replace(_LLAMA, gate=None, remark="no gate", models="AFM 4.5B"),
+    "nemotron": Family(
+        gate=None, centred=True, unit_offset=True, remark="no gate, LayerNorm with 1 + w", models="Nemotron-4, Minitron"
+    ),
+    "starcoder2": Family(
+        up="c_fc", gate=None, down="c_proj", centred=True, remark="no gate, LayerNorm", models="StarCoder2"
+    ),
+    "phi": Family(
+        up="fc1",
+        gate=None,
+        down="fc2",
+        pre_norm="input_layernorm",
+        final_norm="model.final_layernorm",
+        centred=True,
+        stream="parallel",
+        remark="no gate, LayerNorm, MLP beside the attention, a bias on the logits",
+        models="Phi-1, 1.5, 2",
+    ),
+    "stablelm": _stablelm,
+    "gemma": replace(_LLAMA, unit_offset=True, remark="norms 1 + w", models="Gemma"),
     "gemma2": replace(_GEMMA2, models="Gemma 2"),
     "gemma3_text": replace(_GEMMA2, models="Gemma 3 270M, 1B"),
     # The multimodal class does not apply the soft-cap that its text config may name.
@@ -158,13 +198,9 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
         models="Gemma 3 4B, 12B, 27B",
     ),
     "phi3": replace(_LLAMA, up=_FUSED, gate=_FUSED, remark="gate and up in one matrix", models="Phi-3, Phi-3.5, Phi-4"),
-    "olmo2": replace(
-        _LLAMA,
-        pre_norm=None,
-        post_norm="post_feedforward_layernorm",
-        remark="no norm before the MLP, one after it",
-        models="OLMo 2",
-    ),
+    "olmo2": _OLMO2,
+    "olmo3": replace(_OLMO2, models="OLMo 3"),
+    "exaone4": replace(_OLMO2, models="EXAONE 4"),
     "granite": replace(
         _LLAMA,
         multiplier="residual_multiplier",

@@ -36,7 +36,7 @@ class Numbers:
         return " ".join(str(int(i)) for i in ids)
 
 
-UP_NAMES = {"c_fc", "dense_h_to_4h", "fc1", "fc_in"}  # of MLPs without a gate
+UP_NAMES = {"up_proj", "c_fc", "dense_h_to_4h", "fc1", "fc_in"}  # of MLPs without a gate
 DOWN_NAMES = {"down_proj", "c_proj", "dense_4h_to_h", "fc2", "fc_out"}
 
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import AutoConfig
 
 from fixtures.architectures import ARCHITECTURES, EPSILON, EXPERT_NEURONS, HIDDEN, NEURONS, VOCAB, build, make
 from flashinterp.checkpoint import Checkpoint, open_checkpoint
 from flashinterp.decode import lens_rows
 from flashinterp.errors import LayoutError
-from flashinterp.families import FAMILIES, Family
+from flashinterp.families import FAMILIES, Family, family_of
 from flashinterp.layout import Layout
 from flashinterp.neuron import LENSES, Block, NeuronId
 from flashinterp.neuron_map import NeuronMap
@@ -39,11 +39,13 @@ from tests.helpers import assert_one_line_with_next_step, log_mean_top, log_sum_
 DISTINCT = [name for name in ARCHITECTURES if not name.endswith(("-tied", "-untied"))]
 
 
+CENTRED = ("cohere", "cohere2", "gpt2", "gpt_neox", "gptj", "opt", "phi", "starcoder2", "stablelm", "nemotron")
+
+
 def _family(name: str) -> Family:
     """An architecture's entry in the registry."""
-    entry, one = FAMILIES[ARCHITECTURES[name].model_type], ARCHITECTURES[name]
-    defaults = {"use_parallel_residual": True, "do_layer_norm_before": True}
-    return entry if isinstance(entry, Family) else entry(SimpleNamespace(**{**defaults, **one.config}))
+    one = ARCHITECTURES[name]
+    return family_of(AutoConfig.for_model(one.model_type, **one.config))
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,15 @@ def _dense(mlp: Any, kind: str) -> tuple[Tensor, Tensor | None, Tensor, tuple[Te
         return up, gate, mlp.down_proj.weight.T, (None, None, None)
     if kind == "gpt2":  # Conv1D
         return mlp.c_fc.weight.T, None, mlp.c_proj.weight, (mlp.c_fc.bias, None, mlp.c_proj.bias)
-    names = {"gptj": ("fc_in", "fc_out"), "gpt_neox": ("dense_h_to_4h", "dense_4h_to_h"), "opt": ("fc1", "fc2")}
+    names = {
+        "gptj": ("fc_in", "fc_out"),
+        "gpt_neox": ("dense_h_to_4h", "dense_4h_to_h"),
+        "opt": ("fc1", "fc2"),
+        "phi": ("fc1", "fc2"),
+        "starcoder2": ("c_fc", "c_proj"),
+        "arcee": ("up_proj", "down_proj"),
+        "nemotron": ("up_proj", "down_proj"),
+    }
     if kind in names:
         first, last = (getattr(mlp, name) for name in names[kind])
         return first.weight, None, last.weight.T, (first.bias, None, last.bias)
@@ -138,27 +148,31 @@ def _norms(layer: Any, kind: str, config: Any) -> tuple[Any, Any]:
     """The norm in front of a layer's MLP, and the one after it."""
     if kind in ("gemma2", "gemma3", "gemma3_text"):
         return layer.pre_feedforward_layernorm, layer.post_feedforward_layernorm
-    if kind == "olmo2":
+    if kind in ("olmo2", "olmo3", "exaone4"):
         return None, layer.post_feedforward_layernorm
     if kind == "opt":
         return (layer.final_layer_norm, None) if config.do_layer_norm_before else (None, layer.final_layer_norm)
-    names = {"cohere": "input_layernorm", "cohere2": "input_layernorm", "gpt2": "ln_2", "gptj": "ln_1"}
+    if kind == "stablelm" and config.use_parallel_residual:
+        return layer.input_layernorm, None
+    first = dict.fromkeys(("cohere", "cohere2", "phi"), "input_layernorm")
+    names = {**first, "gpt2": "ln_2", "gptj": "ln_1"}
     return getattr(layer, names.get(kind, "post_attention_layernorm")), getattr(layer, "post_mlp_layernorm", None)
 
 
 def _final_norm(model: Any) -> Any:
     decoder = model.get_decoder()
-    return next(getattr(decoder, n) for n in ("norm", "ln_f", "final_layer_norm") if hasattr(decoder, n))
+    names = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+    return next(getattr(decoder, n) for n in names if hasattr(decoder, n))
 
 
 def _gamma(norm: Any, kind: str) -> Tensor:
     weight = norm.weight.double()
-    return 1 + weight if kind.startswith("gemma") else weight
+    return 1 + weight if kind.startswith("gemma") or kind == "nemotron" else weight
 
 
 def _normed(x: Tensor, norm: Any, kind: str) -> Tensor:
     """A final norm without its bias, as its family's paper writes it."""
-    if kind in ("cohere", "cohere2", "gpt2", "gpt_neox", "gptj", "opt"):
+    if kind in CENTRED:
         x = x - x.mean(-1, keepdim=True)
     return x / (x.pow(2).mean(-1, keepdim=True) + _epsilon(kind)).sqrt() * _gamma(norm, kind)
 
@@ -488,7 +502,9 @@ def _is_moe(name: str) -> bool:
 
 
 def _has_biases(name: str) -> bool:
-    return not _family(name).gate or name in ("llama-bias",)
+    """Whether the MLP's matrices have biases: most of those without a gate, and others by their configs."""
+    biased = not _family(name).gate and ARCHITECTURES[name].model_type not in ("arcee", "nemotron")
+    return biased or bool(ARCHITECTURES[name].config.get("mlp_bias"))
 
 
 _NORMED = "layer 0 (pre_norm|post_norm|residual)"
@@ -531,7 +547,7 @@ FAULTS = {
         "layer 0 pre_norm",
     ),
     "bias of the norm before the MLP left out": Fault(
-        lambda name: _family(name).pre_norm and not _family(name).gate,
+        lambda name: _family(name).pre_norm and not _family(name).gate and _family(name).centred,
         lambda layout: _without_norm(layout, "pre", 2, "bias"),
         "layer 2 pre_norm",
     ),
@@ -596,7 +612,7 @@ FAULTS = {
         "head",
     ),
     "bias of the head left out": Fault(
-        lambda name: ARCHITECTURES[name].model_type == "gptj",
+        lambda name: ARCHITECTURES[name].model_type in ("gptj", "phi"),
         lambda layout: _without(layout, "lm_head.bias"),
         "head",
     ),

@@ -245,7 +245,7 @@ def test_a_damaged_folder_is_refused_in_one_line(name: str, folder: Path) -> Non
 @pytest.mark.parametrize("model_type", ["bloom", "not-a-model", None, ["llama"]])
 def test_an_unknown_architecture_is_refused_with_the_known_ones(model_type: Any, folder: Path) -> None:
     _config_with(model_type=model_type)(folder)
-    with pytest.raises(LayoutError, match="known are cohere.*llama, mistral") as caught:
+    with pytest.raises(LayoutError, match="known are arcee, cohere.*llama, mistral") as caught:
         open_checkpoint(folder)
     assert_one_line_with_next_step(caught.value)
 
@@ -258,7 +258,7 @@ def test_a_quantised_config_is_refused(folder: Path) -> None:
 
 
 def test_a_live_module_that_is_no_language_model_is_refused() -> None:
-    with pytest.raises(LayoutError, match="known are cohere"):
+    with pytest.raises(LayoutError, match="known are arcee, cohere"):
         open_checkpoint(torch.nn.Linear(2, 2))
 
 
