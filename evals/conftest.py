@@ -11,12 +11,14 @@ import torch
 
 from flashinterp import Checkpoint, FlashinterpError, NeuronMap, decode, probe
 from flashinterp.audit.session import AuditSession
+from flashinterp.bench import Bench
 from flashinterp.claims import Claim, check_design, load_claims, lock, resolve_claim
-from flashinterp.measure import Bench, measure
+from flashinterp.evidence import Evidence
+from flashinterp.measure import measure
 from flashinterp.neuron import NeuronId
 from flashinterp.profiles import PROFILES, Profile
 from flashinterp.prompts import PromptSet, shipped
-from flashinterp.verdict import Evidence, Rule, Verdict, judge
+from flashinterp.verdict import Rule, Verdict, judge
 
 MOST_CLAIMS = 8  # discovered on a model that nobody made claims about
 
@@ -45,6 +47,12 @@ class Judged:
     claims: tuple[Claim, ...]
     evidence: tuple[Evidence | str, ...]
     verdicts: tuple[Verdict, ...]
+
+    @property
+    def measured(self) -> list[tuple[Claim, Evidence]]:
+        """The claims that could be measured, with what was."""
+        both = zip(self.claims, self.evidence, strict=True)
+        return [(claim, found) for claim, found in both if isinstance(found, Evidence)]
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +117,13 @@ def _well_named(base: Checkpoint, paper: NeuronMap) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def claims(
-    audit: AuditSession, base: Checkpoint, maps: Maps, tokens: tuple[str, ...], profile: Profile, device: str
+    audit: AuditSession,
+    base: Checkpoint,
+    maps: Maps,
+    tokens: tuple[str, ...],
+    profile: Profile,
+    prompts: PromptSet,
+    device: str,
 ) -> tuple[Claim, ...]:
     """The family of claims, complete, checked against the design and locked before any model is loaded."""
     if audit.options.claims:
@@ -121,11 +135,20 @@ def claims(
         )
     else:
         written = tuple(Claim(t.strip(), t, None, None, "paper", None, "discovered") for t in tokens)
-    family = tuple(resolve_claim(c, maps, base) for c in written)  # type: ignore[arg-type]  # Maps is a lazy dict
+    family = tuple(resolve_claim(c, maps, base) for c in written)
     peers = min((base.layout.roster.width(c.neuron.block) - 1 for c in family if c.neuron), default=0)
-    check_design(len(family), min(profile.controls, peers), RULE.alpha)
+    sizes = {name: getattr(profile, name) for name in ("prompts", "doses", "contexts", "absent")}
+    check_design(len(family), {"controls": min(profile.controls, peers), **sizes}, RULE.alpha)
     audit.lock_claims(
-        lock(family, rule=vars(RULE), profile=vars(profile), seed=audit.options.seed, model=base.digests, device=device)
+        lock(
+            family,
+            rule=vars(RULE),
+            profile=vars(profile),
+            prompts=prompts.digest,
+            seed=audit.options.seed,
+            model=base.digests,
+            device=device,
+        )
     )
     return family
 

@@ -15,13 +15,13 @@ import numpy as np
 from evals.conftest import Judged
 from flashinterp import Answers, lexicon_judge, steer
 from flashinterp.audit.session import AuditSession
+from flashinterp.bench import Bench
 from flashinterp.claims import Claim
-from flashinterp.measure import Bench
+from flashinterp.evidence import Evidence as Measured
 from flashinterp.neuron_map import NeuronMap
 from flashinterp.profiles import Profile
 from flashinterp.pytest_plugin import Evidence
 from flashinterp.stats import Interval
-from flashinterp.verdict import Evidence as Measured
 
 CONCEPTS = 3
 OWN_WORDS = 5

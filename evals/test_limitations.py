@@ -16,11 +16,12 @@ import pytest
 from evals.conftest import Judged, Maps
 from flashinterp import Checkpoint, FlashinterpError, NeuronId, sweep
 from flashinterp.audit.session import AuditSession
-from flashinterp.measure import Bench, natural_range
+from flashinterp.bench import Bench
+from flashinterp.evidence import Evidence as Measured
+from flashinterp.natural import natural_range
 from flashinterp.neuron import Pole
 from flashinterp.neuron_map import Found
 from flashinterp.pytest_plugin import Evidence
-from flashinterp.verdict import Evidence as Measured
 
 NAMES = (" Dumbledore", " Sherlock", " Hermione", " Einstein", " Paris", " California", " dog")
 NEAR = 10  # a concept among a neuron's first words is a part of what it names

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from flashinterp import topk
-from flashinterp.product import SCORE_TOKENS, SELECT_ROWS, TILE, Pole, Poles, Scratch, chunk_rows, multiply, tile_masses
+from flashinterp.product import SCORE_TOKENS, SELECT_ROWS, TILE, Pole, Poles, Proof, Scratch, chunk_rows, fill, multiply
 
 # Relative error of rounding to bfloat16's 8 bits, measured on the exact or on the rounded value.
 _ROUNDING = 2**-9 * (1 + 2**-8)
@@ -30,19 +30,11 @@ _BLOCKS_PER_TOKEN = 5  # in the vocabulary, per token that is kept: below, ranki
 _PROBE_ROWS, _PROBE_D, _PROBE_VOCAB = 64, 512, _BLOCKS_PER_TOKEN * SCORE_TOKENS * topk.BLOCK
 
 
-@dataclass(frozen=True)
-class Bfloat16:
-    """Whether bfloat16 candidates are to be used on this processor, and why."""
-
-    usable: bool
-    reason: str
-
-
 @functools.cache
-def bfloat16() -> Bfloat16:
+def bfloat16() -> Proof:
     """Ask the processor; where it has the instructions, both ways must agree bit for bit on random rows."""
     if not (_has("avx512_bf16") or _has("amx_bf16")):
-        return Bfloat16(False, "this processor has no bfloat16 product")
+        return Proof(False, "this processor has no bfloat16 product")
     generator = torch.Generator().manual_seed(0)
     # Logits about 1: larger ones would be multiplied whole, and prove nothing.
     rows, head = (
@@ -54,8 +46,8 @@ def bfloat16() -> Bfloat16:
         strict=True,
     ):
         if not (torch.equal(got.ids, want.ids) and torch.equal(got.logits, want.logits)):
-            return Bfloat16(False, "bfloat16 candidates do not agree with the float32 product here")
-    return Bfloat16(True, "bfloat16 candidates agree with the float32 product here, bit for bit")
+            return Proof(False, "bfloat16 candidates do not agree with the float32 product here")
+    return Proof(True, "bfloat16 candidates agree with the float32 product here, bit for bit")
 
 
 def _has(flag: str) -> bool:
@@ -68,7 +60,7 @@ def choose(d: int, vocab: int, top_k: int) -> tuple[Literal["bfloat16", "plain"]
     keep = max(top_k, SCORE_TOKENS)
     if d * vocab < _LEAST_PRODUCT * keep or vocab < _BLOCKS_PER_TOKEN * keep * topk.BLOCK:
         return "plain", f"to find {keep} candidates costs as much as this product ({d} x {vocab})"
-    return ("bfloat16" if bfloat16().usable else "plain"), bfloat16().reason
+    return ("bfloat16" if bfloat16().holds else "plain"), bfloat16().reason
 
 
 def multiply_bfloat16(
@@ -98,7 +90,7 @@ def _first_pass(
     parts, failed = [], []
     for chunk in pieces:
         z = buffer[: len(chunk)]
-        maxima, masses = _fill(chunk, head, z, sides)
+        maxima, masses = fill(chunk, head, z, sides)
         slack = _slack(chunk, largest)
         for first in range(0, len(chunk), SELECT_ROWS):
             some = slice(first, first + SELECT_ROWS)
@@ -124,26 +116,6 @@ def _repaired(
         for name in Pole.__dataclass_fields__:
             getattr(pole, name)[at] = getattr(right, name)[: len(at)]
     return done
-
-
-def _fill(chunk: Tensor, head: Tensor, z: Tensor, sides: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Make a chunk's rounded logits, tile by tile; per pole their block maxima and logsumexp, in float32."""
-    n, vocab = len(chunk), len(head)
-    wide, scratch = (chunk.new_empty(n, min(TILE, vocab), dtype=torch.float32) for _ in range(2))
-    maxima = [wide.new_empty(n, z.shape[1] // topk.BLOCK) for _ in range(sides)]
-    masses = [wide.new_full((n,), -math.inf) for _ in range(sides)]
-    for start in range(0, vocab, TILE):
-        stop = min(start + TILE, vocab)
-        torch.mm(chunk, head[start:stop].T, out=z[:, start:stop])
-        tile = wide[:, : stop - start]
-        tile.copy_(z[:, start:stop])
-        first = start // topk.BLOCK
-        extremes = [
-            topk.block_maxima(tile, 0, stop - start, m[:, first:], negate=bool(i)) for i, m in enumerate(maxima)
-        ]
-        parts = tile_masses(tile, scratch, extremes)
-        masses = [torch.logaddexp(mass, part) for mass, part in zip(masses, parts, strict=True)]
-    return maxima, masses
 
 
 def _slack(chunk: Tensor, largest: float) -> Tensor:

@@ -6,6 +6,7 @@ clamp can act at all.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from flashinterp.neuron import Block, NeuronId, Site
 from flashinterp.passes import Held, PassShape, input_device
 
 FloatArray = NDArray[np.float32]
+
+_ROWS = 32  # texts of one length that share a pass: bounds memory at rows × positions × F of the captured blocks
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def encode(tokenizer: Any, text: str, device: Any = "cpu") -> Tensor:
 
 @torch.no_grad()
 def capture(model: Any, sequences: Sequence[Tensor], where: Sequence[int | Block]) -> list[dict[Block, Activations]]:
-    """Record u and g of the given blocks on each sequence [1, positions], one clean forward pass each.
+    """Record u and g of the given blocks on each sequence [1, positions]; those of one length share a pass.
 
     An expert's neurons have their values at every position, also where no token is routed to them: what they would
     be on what the experts read there.
@@ -98,53 +101,79 @@ def capture(model: Any, sequences: Sequence[Tensor], where: Sequence[int | Block
     blocks = [Block.of(one) for one in where]
     for block in blocks:
         layout.roster.width(block)
-    results: list[dict[Block, Activations]] = []
-    inputs = []
-    for ids in sequences:
-        with _recorder(model, layout, blocks) as (dense, routed):
-            model(ids.to(input_device(model)), use_cache=False, logits_to_keep=1)
-        results.append({block: _of_dense(dense, block, layout) for block in blocks if block.expert is None})
-        inputs.append(routed)
+    results: list[dict[Block, Activations]] = [{} for _ in sequences]
+    routed: list[dict[int, _Routed]] = [{} for _ in sequences]
+    for batch in _by_length(sequences):
+        with _recorder(model, layout, blocks) as seen:
+            together = torch.cat([sequences[i] for i in batch]).to(input_device(model))
+            model(together, use_cache=False, logits_to_keep=1)
+        for row, i in enumerate(batch):
+            results[i] = {block: _of_dense(seen.dense, block, row, layout) for block in blocks if block.expert is None}
+            routed[i] = {layer: _Routed(inputs, row) for layer, inputs in seen.routed.items()}
     # Experts outside, texts inside: the rows of one expert at a time.
     for block in (block for block in blocks if block.expert is not None):
         rows = None
-        for result, routed in zip(results, inputs, strict=True):
-            seen = routed[block.layer]
-            rows = rows or ExpertRows(model).of_block(block, seen.routing.x.device)
-            result[block] = _of_expert(seen, rows, block, layout)
+        for result, inputs in zip(results, routed, strict=True):
+            mine = inputs[block.layer]
+            rows = rows or ExpertRows(model).of_block(block, mine.inputs.routing.x.device)
+            result[block] = _of_expert(mine, rows, block, layout)
     return results
 
 
-def _of_dense(seen: dict[tuple[Block, Site], FloatArray], block: Block, layout: Layout) -> Activations:
-    up = seen[block, "up"]
-    return Activations(up, seen.get((block, "gate"), up), np.ones(len(up), dtype=np.float32), layout.formula)
+def _by_length(sequences: Sequence[Tensor]) -> Iterator[list[int]]:
+    """The places of sequences of one length, up to a passful of them at a time: nothing is padded."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for place, ids in enumerate(sequences):
+        places[ids.shape[1]].append(place)
+    for same in places.values():
+        yield from (same[i : i + _ROWS] for i in range(0, len(same), _ROWS))
+
+
+def _of_dense(seen: dict[tuple[Block, Site], FloatArray], block: Block, row: int, layout: Layout) -> Activations:
+    up = seen[block, "up"][row]
+    gate = seen[block, "gate"][row] if (block, "gate") in seen else up
+    return Activations(up, gate, np.ones(len(up), dtype=np.float32), layout.formula)
 
 
 @dataclass(frozen=True)
-class _Routed:
-    """What one layer's experts got on one text, and what clamps around the capture wrote there."""
+class _Inputs:
+    """What one layer's experts got in one pass, and what clamps around the capture wrote there."""
 
     routing: Routing
     written: list[Any]
 
 
+@dataclass(frozen=True)
+class _Routed:
+    """One text's part of a pass."""
+
+    inputs: _Inputs
+    row: int
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One pass: u and g [rows, positions, F] of dense blocks, and what the experts of each layer got."""
+
+    dense: dict[tuple[Block, Site], FloatArray]
+    routed: dict[int, _Inputs]
+
+
 def _of_expert(seen: _Routed, vectors: Vectors, block: Block, layout: Layout) -> Activations:
-    values = vectors.values(seen.routing.x)
+    routing, at = seen.inputs.routing, slice(seen.row, seen.row + 1)
+    values = vectors.values(routing.x[at])
     columns = {NeuronId(block.layer, n, block.expert): n for n in range(layout.roster.width(block))}
-    for theirs, outer in seen.written:
-        values.take(columns, outer, theirs)
-    weight = seen.routing.weight(vectors.experts)
+    for theirs, outer in seen.inputs.written:
+        values.take(columns, outer.rows(at), theirs)
+    weight = routing.weight(vectors.experts)[at]
     up, gate, share = (part[0].cpu().numpy() for part in (values.up, values.gate, weight[..., 0]))
     return Activations(up, gate, share, layout.formula)
 
 
 @contextmanager
-def _recorder(
-    model: Any, layout: Layout, blocks: Sequence[Block]
-) -> Iterator[tuple[dict[tuple[Block, Site], FloatArray], dict[int, _Routed]]]:
-    """Keep the first row of the batch: u and g [positions, F] of dense blocks, what the experts of a layer got."""
-    dense: dict[tuple[Block, Site], FloatArray] = {}
-    routed: dict[int, _Routed] = {}
+def _recorder(model: Any, layout: Layout, blocks: Sequence[Block]) -> Iterator[_Seen]:
+    """Keep what passes: u and g of dense blocks, and what the experts of a layer got."""
+    seen = _Seen({}, {})
     handles: list[Any] = []
     experts: list[Any] = []
 
@@ -153,15 +182,15 @@ def _recorder(
         module = module_at(model, tap.module, layout.model_type)
 
         def keep(_: Any, args: Any, out: Tensor) -> None:
-            values = Held.of(out, tap, module).gather(shape.unflatten(out)[0])
+            values = Held.of(out, tap, module).gather(shape.unflatten(out))
             # A copy: the model may go on to write into its own tensor.
-            dense[block, site] = values.to("cpu", torch.float32, copy=True).contiguous().numpy()
+            seen.dense[block, site] = values.to("cpu", torch.float32, copy=True).contiguous().numpy()
 
         handles.append(module.register_forward_hook(keep))
 
     def keep_routed(layer: int, shape: PassShape) -> None:
         def keep(module: Any, args: tuple[Any, ...], out: Tensor) -> None:
-            routed[layer] = _Routed(Routing.of(module, args, shape, out.device), written_in(module, args))
+            seen.routed[layer] = _Inputs(Routing.of(module, args, shape, out.device), written_in(module, args))
 
         module = module_at(model, layout.experts_module(layer), layout.model_type)
         experts.append(module)
@@ -177,7 +206,7 @@ def _recorder(
                     keep_dense(Block(layer), site, shape)
             if any(block.layer == layer and block.expert is not None for block in blocks):
                 keep_routed(layer, shape)
-        yield dense, routed
+        yield seen
     finally:
         for handle in handles:
             handle.remove()

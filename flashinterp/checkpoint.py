@@ -18,11 +18,12 @@ from torch import Tensor
 from flashinterp.disk_names import DiskNames
 from flashinterp.errors import CheckpointError, LayoutError, first_line
 from flashinterp.families import check_family
-from flashinterp.layout import HEAD, Layout, NormKind, WeightKind, skeleton
-from flashinterp.neuron import Block
+from flashinterp.layout import HEAD, Layout, NormKind, skeleton
+from flashinterp.live_model import LiveModel
+from flashinterp.neuron import Block, WeightKind
 from flashinterp.norms import Norm
 from flashinterp.quantised import dequantised, is_plain
-from flashinterp.sources import LiveModel, SafetensorsFolder, Source
+from flashinterp.sources import SafetensorsFolder, Source
 from flashinterp.tokens import Vocabulary
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]

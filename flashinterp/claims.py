@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.decode import token_logits
 from flashinterp.errors import ClaimError, FlashinterpError
 from flashinterp.neuron import LENSES, POLES, NeuronId, Pole
 from flashinterp.neuron_map import NeuronMap
-from flashinterp.stats import smallest_family_p
+from flashinterp.stats import LEAST_RESAMPLED, smallest_family_p, smallest_ps
 
 VerdictName = Literal["validated", "lever", "detector", "refuted", "inconclusive", "not_measured", "not_comparable"]
 VERDICTS: tuple[VerdictName, ...] = (
@@ -141,7 +141,13 @@ def _parse(entry: Any, path: str | Path) -> list[Claim]:
     return claims
 
 
-def resolve_claim(claim: Claim, maps: dict[str, NeuronMap], checkpoint: Checkpoint) -> Claim:
+class LensMaps(Protocol):
+    """Lens to map: a dict, or what decodes a lens when it is first asked for."""
+
+    def __getitem__(self, lens: str, /) -> NeuronMap: ...
+
+
+def resolve_claim(claim: Claim, maps: LensMaps, checkpoint: Checkpoint) -> Claim:
     """Fill in what a claim leaves open from the weights alone: the neuron, and the pole that names the token.
 
     Args:
@@ -169,18 +175,31 @@ def resolve_claim(claim: Claim, maps: dict[str, NeuronMap], checkpoint: Checkpoi
     return claim
 
 
-def check_design(n_claims: int, n_controls: int, alpha: float) -> None:
-    """Refuse a family of claims so large that none could ever pass alone.
+def check_design(n_claims: int, sizes: Mapping[str, int], alpha: float) -> None:
+    """Refuse a design in which a single true claim of the family could never pass.
+
+    Args:
+        n_claims: the family's size.
+        sizes: what `flashinterp.stats.smallest_ps` takes: controls, prompts, doses, contexts, absent.
+        alpha: the false discovery rate.
 
     Raises:
-        ClaimError: the best q that Benjamini-Hochberg can give is above alpha.
+        ClaimError: the best q that Benjamini-Hochberg can give is above alpha, or there are too few prompts for an
+            interval.
     """
-    best = smallest_family_p(n_controls, n_claims)
-    if best > alpha:
+    if min(sizes["prompts"], sizes["contexts"]) < LEAST_RESAMPLED:
         raise ClaimError(
-            f"{n_claims} claims with {n_controls} controls cannot reach significance: the best q of a single true "
-            f"claim is {best:.3f}, above {alpha}; name at most {int(alpha * (n_controls + 1))} claims, or take a "
-            "profile with more controls"
+            f"{sizes['prompts']} prompts and {sizes['contexts']} contexts give no interval: take at least "
+            f"{LEAST_RESAMPLED} of each"
+        )
+    test, p = max(smallest_ps(**sizes).items(), key=lambda item: item[1])
+    best = smallest_family_p(p, n_claims)
+    if best > alpha:
+        told = ", ".join(f"{n} {name}" for name, n in sizes.items())
+        fewer = f"name at most {int(alpha / p)} claims, or " if p <= alpha else ""
+        raise ClaimError(
+            f"{n_claims} claims cannot reach significance with {told}: the test of {test} gives p = {p:.2g} at best, "
+            f"and the best q of a single true claim is {best:.3f}, above {alpha}; {fewer}take a profile with more"
         )
 
 

@@ -132,8 +132,8 @@ def clamp_rows(
     by_layer: dict[int, list[RowClamp]] = defaultdict(list)
     for one in clamps:
         layout.roster.check(one.neuron)
-        _check_value(one, model.dtype)
         by_layer[one.neuron.layer].append(one)
+    _check_values(clamps, model.dtype)
 
     log = ClampLog(calls=dict.fromkeys(by_layer, 0), written=dict.fromkeys(by_layer, 0))
     experts = experts or ExpertRows(model)
@@ -351,6 +351,14 @@ class _Experts:
 
 
 _Hook = _Dense | _Experts
+
+
+def _check_values(clamps: Sequence[RowClamp], dtype: torch.dtype) -> None:
+    numbers = [one.value for one in clamps if isinstance(one.value, float)]
+    # Hundreds of rows of a sweep at once; what is wrong with one of them is told by itself.
+    if len(numbers) < len(clamps) or not torch.isfinite(torch.tensor(numbers, dtype=torch.float64).to(dtype)).all():
+        for one in clamps:
+            _check_value(one, dtype)
 
 
 def _check_value(one: RowClamp, dtype: torch.dtype) -> None:

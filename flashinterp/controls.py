@@ -15,6 +15,9 @@ Floats = NDArray[np.float64]
 DEAD_SCALE = 0.01
 """A neuron whose output is below this share of its layer's median is dead: it does nothing on natural text."""
 
+MOST_MISMATCH = 5.0
+"""How many times louder or quieter, in activation scale or column norm, a neuron may be and still be a control."""
+
 _DUPLICATE_COSINE = 0.99  # of both the reading and the writing vector; a copy is no control of its original
 
 
@@ -59,8 +62,11 @@ class Controls:
 def matched_controls(scale: LayerScale, target: int, n: int, duplicates: NDArray[np.bool_]) -> Controls:
     """The n neurons of the layer nearest to the target in activation scale and column norm, on log axes.
 
-    The target, its duplicates and dead neurons are left out; fewer than n come back where the layer has no
-    more. Ties go to the lower neuron.
+    The target, its duplicates, dead neurons and neurons of another kind are left out; fewer than n come back where the
+    layer has no more. Of another kind is what is more than a factor of 5 from the target on either axis: in random
+    models in which half of each layer was 25 times quieter, a target of the louder half was among the best twentieth of
+    the whole layer in 8.5 % of cases, and not in 5 %, because half of its controls could not move anything. Ties go to
+    the lower neuron.
 
     Args:
         scale: the layer's scales.
@@ -71,11 +77,12 @@ def matched_controls(scale: LayerScale, target: int, n: int, duplicates: NDArray
     alive = scale.output > DEAD_SCALE * np.median(scale.output)
     allowed = alive & ~duplicates
     allowed[target] = False
+    tiny = np.finfo(np.float64).tiny
+    features = np.log(np.maximum(np.stack([scale.activation, scale.column_norm]), tiny))  # [2, F]
+    allowed &= (np.abs(features - features[:, [target]]) <= np.log(MOST_MISMATCH)).all(axis=0)
     candidates = np.flatnonzero(allowed)
     if candidates.size == 0:
         return Controls((), None, None)
-    tiny = np.finfo(np.float64).tiny
-    features = np.log(np.maximum(np.stack([scale.activation, scale.column_norm]), tiny))  # [2, F]
     spread = np.maximum(features[:, candidates].std(axis=1), 1e-6)  # an axis on which all agree decides nothing
     distance = np.abs((features[:, candidates] - features[:, [target]]) / spread[:, None]).sum(axis=0)
     chosen = candidates[np.argsort(distance, kind="stable")[:n]]

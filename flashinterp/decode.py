@@ -57,10 +57,10 @@ def choose_way(
     if rank_in == torch.float64:
         return Way("plain", "logits are ranked in float64")
     on_gpu = gpu.selection(device)
-    if on_gpu.triton and top_k <= gpu.MOST:
+    if on_gpu.holds and top_k <= gpu.MOST:
         return Way("triton", on_gpu.reason)
     if device != "cpu" or weights != torch.bfloat16:
-        return Way("plain", f"the kernels keep at most {gpu.MOST} tokens" if on_gpu.triton else on_gpu.reason)
+        return Way("plain", f"the kernels keep at most {gpu.MOST} tokens" if on_gpu.holds else on_gpu.reason)
     if exact_mass:
         return Way("plain", "float32 was asked for")
     if softcap is not None:
@@ -186,7 +186,7 @@ def _norms_of(checkpoint: Checkpoint, lens: Lens, layer: int, head_of: Checkpoin
 
 def stored_rows(checkpoint: Checkpoint, lens: Lens, where: int | Block) -> Tensor:
     """The weights that a lens looks at, [F, d], as they are stored."""
-    return checkpoint.rows(lens.weight, where)  # type: ignore[arg-type]  # "post" is no lens's weight
+    return checkpoint.rows(lens.weight, where)
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,10 @@ class Values:
         """What multiplies the columns of W_down."""
         return torch.where(self.post.isnan(), formula.output(self.gate, self.up), self.post)
 
+    def rows(self, at: slice) -> Values:
+        """Some rows of the batch."""
+        return Values(self.gate[at], self.up[at], self.post[at])
+
     def take(self, columns: Mapping[NeuronId, int], other: Values, theirs: Mapping[NeuronId, int]) -> None:
         """Take the values of the neurons that both have from the other."""
         shared = [neuron for neuron in columns if neuron in theirs]

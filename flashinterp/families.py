@@ -88,20 +88,6 @@ _COHERE = Family(
     logit_scale="logit_scale",
     remark="LayerNorm, MLP beside the attention, scaled logits",
 )
-_GPTJ = Family(
-    layers="transformer.h",
-    up="fc_in",
-    gate=None,
-    down="fc_out",
-    pre_norm="ln_1",
-    final_norm="transformer.ln_f",
-    centred=True,
-    stream="parallel",
-    attention="attn",
-    activation="activation_function",
-    remark="no gate, LayerNorm, MLP beside the attention, a bias on the logits",
-    models="GPT-J",
-)
 _OPT = Family(
     layers="model.decoder.layers",
     mlp="",
@@ -128,8 +114,6 @@ _NEOX = Family(
     remark="no gate, LayerNorm, MLP beside the attention (or after it)",
     models="Pythia, GPT-NeoX",
 )
-
-
 _STABLELM = replace(
     _LLAMA, centred=True, remark="LayerNorm, MLP after the attention (or beside it)", models="StableLM 2, 3B"
 )
@@ -234,7 +218,20 @@ FAMILIES: dict[str, Family | Callable[[Any], Family]] = {
     ),
     "gpt_neox": _neox,
     "opt": _opt,
-    "gptj": _GPTJ,
+    "gptj": Family(
+        layers="transformer.h",
+        up="fc_in",
+        gate=None,
+        down="fc_out",
+        pre_norm="ln_1",
+        final_norm="transformer.ln_f",
+        centred=True,
+        stream="parallel",
+        attention="attn",
+        activation="activation_function",
+        remark="no gate, LayerNorm, MLP beside the attention, a bias on the logits",
+        models="GPT-J",
+    ),
     "mixtral": replace(_MOE, models="Mixtral"),
     "qwen3_moe": replace(_MOE, remark="experts, dense layers among them", models="Qwen3 30B-A3B, 235B-A22B"),
     "olmoe": replace(_MOE, models="OLMoE"),

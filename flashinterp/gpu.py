@@ -11,14 +11,13 @@ import importlib.util
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from flashinterp import topk
-from flashinterp.product import Pole, Poles, cap
+from flashinterp.product import Pole, Poles, Proof, cap
 
 MOST = 256
 """Tokens kept by the kernels at most: with more, their registers spill, and plain torch is taken."""
@@ -29,38 +28,30 @@ _ROW_TILE = 128
 _KERNEL_BLOCK = 32
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Which way the best tokens are found on a device, and why."""
-
-    triton: bool
-    reason: str
-
-
 @functools.cache
-def selection(device: str) -> Selection:
+def selection(device: str) -> Proof:
     """Whether the kernels are to be used on a device; they are proved there at the first call."""
     if not device.startswith("cuda"):
-        return Selection(False, "not a CUDA device")
+        return Proof(False, "not a CUDA device")
     if importlib.util.find_spec("triton") is None:
-        return Selection(False, "triton is not installed")
+        return Proof(False, "triton is not installed")
     return prove(device)
 
 
-def prove(device: str) -> Selection:
+def prove(device: str) -> Proof:
     """Run the kernels on random logits with ties, which must give plain torch's ids and values."""
     try:
         z = _probe_logits().to(device)
         both = select(z, _PROBE_VOCAB, _PROBE_KEEP)
     except Exception as error:  # a compiler or driver that does not suit: plain torch still works
-        return Selection(False, f"the kernels do not run here ({type(error).__name__})")
+        return Proof(False, f"the kernels do not run here ({type(error).__name__})")
     for negate, got in zip((False, True), both, strict=True):
         maxima = z.new_empty(len(z), z.shape[1] // topk.BLOCK)
         topk.block_maxima(z, 0, _PROBE_VOCAB, maxima, negate=negate)
         ids, values = topk.select(z, maxima, _PROBE_KEEP, _PROBE_VOCAB, negate=negate)
         if not (torch.equal(ids.int(), got.ids) and torch.equal(values + 0.0, got.logits)):
-            return Selection(False, "the kernels do not agree with plain torch here")
-    return Selection(True, "the kernels agree with plain torch here")
+            return Proof(False, "the kernels do not agree with plain torch here")
+    return Proof(True, "the kernels agree with plain torch here")
 
 
 def multiply(rows: Tensor, head: Tensor, top_k: int, poles: Poles, softcap: float | None = None) -> tuple[Pole, ...]:
@@ -82,7 +73,7 @@ def select(z: Tensor, vocab: int, keep: int, *, poles: Poles = "both", workspace
     from flashinterp._kernels import select as kernels  # imports triton
 
     pair = kernels.select(z, vocab, keep, poles=poles, workspace=workspace)
-    return [Pole(found.ids, found.logits, found.logsumexp, found.log_mean_top).checked() for found in pair if found]
+    return [pole.checked() for pole in pair if pole is not None]
 
 
 def _workspace(rows: int, vocab: int, keep: int, poles: Poles, device: torch.device) -> Any:

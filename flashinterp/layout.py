@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,10 +16,9 @@ import torch
 from flashinterp.errors import LayoutError, first_line
 from flashinterp.families import Family, family_of
 from flashinterp.formula import Formula
-from flashinterp.neuron import LENSES, Block, Lens, Site
+from flashinterp.neuron import LENSES, Block, Lens, Site, WeightKind
 from flashinterp.roster import Roster
 
-WeightKind = Literal["up", "gate", "down"]
 NormKind = Literal["pre", "post", "final"]
 
 HEAD = "lm_head"
@@ -66,6 +65,20 @@ class Tap:
     width: int
 
 
+class ExpertTensors(NamedTuple):
+    """How the tensors that hold all experts of a layer lie.
+
+    Attributes:
+        transposed: an expert's part is [in, out], not [out, in].
+        concatenated: gate first, then up; else they take turns.
+        biased: whether there are biases beside them.
+    """
+
+    transposed: bool
+    concatenated: bool
+    biased: bool
+
+
 @dataclass(frozen=True)
 class Layout:
     """One model's shape and the places of its parts.
@@ -83,7 +96,7 @@ class Layout:
         multiplier: what the MLP's output is multiplied by before it is added to the stream.
         shapes: of every parameter.
         eps: the epsilon of the norms in front of the MLP ("pre"), after it ("post") and before the head ("final").
-        experts: per layer with experts, the gate-and-up tensor's flags: (transposed, concatenated, bias).
+        experts: how the experts' tensors lie, for each layer that has them.
     """
 
     model_type: str
@@ -98,7 +111,7 @@ class Layout:
     multiplier: float
     shapes: dict[str, tuple[int, ...]]
     eps: dict[str, float]
-    experts: dict[int, tuple[bool, bool, bool]]
+    experts: dict[int, ExpertTensors]
 
     @classmethod
     def of(cls, model: Any) -> Layout:
@@ -172,17 +185,17 @@ class Layout:
         )
 
     def _expert_weight(self, kind: WeightKind, block: Block, width: int) -> Weight:
-        transposed, concatenated, biased = self.experts[block.layer]
+        stored = self.experts[block.layer]
         name = "down_proj" if kind == "down" else "gate_up_proj"
         tensor = _join(self.experts_module(block.layer), name)
         if kind == "down":
             neurons = slice(0, width)
-        elif concatenated:
+        elif stored.concatenated:
             neurons = slice(0, width) if kind == "gate" else slice(width, 2 * width)
         else:
             neurons = slice(0 if kind == "gate" else 1, 2 * width, 2)
-        bias = f"{tensor}_bias" if biased else None
-        by_row = (kind != "down") != transposed
+        bias = f"{tensor}_bias" if stored.biased else None
+        by_row = (kind != "down") != stored.transposed
         return Weight(tensor, self.shapes[tensor], bias, block.expert, neurons, by_row, kind == "down")
 
     def tap(self, site: Site, layer: int) -> Tap:
@@ -265,7 +278,7 @@ def _read(model: Any) -> Layout:
     shapes = {name: _shape(module, own, p) for name, module, own, p in _parameters(model)}
     layers = module_at(model, family.layers, config.model_type)
     experts = {
-        n: _expert_flags(layer, family) for n, layer in enumerate(layers) if _experts_of(layer, family) is not None
+        n: _expert_tensors(layer, family) for n, layer in enumerate(layers) if _experts_of(layer, family) is not None
     }
     module_at(model, HEAD, config.model_type)
     return Layout(
@@ -304,7 +317,7 @@ def _experts_of(layer: Any, family: Family) -> Any:
     return getattr(mlp, family.experts, None)
 
 
-def _expert_flags(layer: Any, family: Family) -> tuple[bool, bool, bool]:
+def _expert_tensors(layer: Any, family: Family) -> ExpertTensors:
     """How the experts' tensors lie: what transformers' own experts modules say of themselves."""
     module = _experts_of(layer, family)
     if getattr(module, "has_post_expert_norm", False) or not getattr(module, "has_gate", True):
@@ -312,7 +325,7 @@ def _expert_flags(layer: Any, family: Family) -> tuple[bool, bool, bool]:
             f"the experts of {type(module).__name__} have a norm of their own, or no gate, which no family here has: "
             "add it to flashinterp/layout.py"
         )
-    return bool(module.is_transposed), bool(module.is_concatenated), bool(module.has_bias)
+    return ExpertTensors(bool(module.is_transposed), bool(module.is_concatenated), bool(module.has_bias))
 
 
 def _roster(layers: Any, family: Family, model_type: str, shapes: dict[str, tuple[int, ...]]) -> Roster:

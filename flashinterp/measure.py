@@ -4,77 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
-from zlib import crc32
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch.nn.functional import kl_div
 
+from flashinterp.bench import Bench
 from flashinterp.capture import capture, encode
-from flashinterp.checkpoint import Checkpoint
 from flashinterp.claims import Claim
 from flashinterp.clamp import RowClamp, clamp_rows
-from flashinterp.controls import Controls, LayerScale, duplicates_of, matched_controls
+from flashinterp.controls import Controls, duplicates_of, matched_controls
 from flashinterp.decode import token_logits
 from flashinterp.errors import FlashinterpError, RunError
+from flashinterp.evidence import Evidence
+from flashinterp.natural import Natural, append, check_routed, natural_text
 from flashinterp.neuron import Block, NeuronId
 from flashinterp.passes import input_device
-from flashinterp.profiles import Profile
-from flashinterp.prompts import PromptSet
+from flashinterp.prompts import check_split
+from flashinterp.replay import last_log_probs
 from flashinterp.stats import separation
-from flashinterp.sweep import Curves, last_log_probs, log_odds, sweep
+from flashinterp.sweep import Curves, log_odds, sweep
 from flashinterp.tokens import Token
-from flashinterp.verdict import Evidence
 
 Floats = NDArray[np.float64]
 
-# The natural range of a neuron, from its own quantiles on natural text: its tails, but not its single extremes.
-_LOW, _HIGH = 0.01, 0.99
 _STRESS = 500.0  # the paper's figure 2
 _STRESS_PROMPTS = 4
-_LEAST_ROUTED = 8  # tokens of natural text that reach an expert; the 1st percentile of fewer is its least value
-_NOISE_ROWS = 64  # a batch large enough that matrix products take the shape they have in a sweep
+_NOISE_ROWS = (2, 7, 64)  # batches for which matrix products take other shapes, up to a sweep's
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What the claims of one run are measured on.
+class _Target:
+    """A claim that can be measured: what is clamped, what is looked at, and what it is compared with."""
 
-    Attributes:
-        model, checkpoint: the same weights, live and as files.
-        prompts: the texts, selection and held-out apart.
-        profile: how much.
-        seed: root of every random stream, each derived by name.
-    """
-
-    model: Any
-    checkpoint: Checkpoint
-    prompts: PromptSet
-    profile: Profile
-    seed: int
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.checkpoint.tokenizer
-
-    def rng(self, name: str) -> np.random.Generator:
-        """The random stream of a name."""
-        return np.random.default_rng([self.seed, crc32(name.encode())])
-
-    def token(self, claim: Claim) -> Token:
-        return self.checkpoint.vocabulary.resolve(claim.token)
-
-
-@dataclass(frozen=True)
-class _Natural:
-    """One block on natural text: u [positions, F] for the doses, where it is routed to, and each neuron's scale."""
-
-    up: Floats
-    scale: LayerScale
-    reading: Floats  # [F, d]
-    writing: Floats  # [F, d]
+    claim: Claim
+    neuron: NeuronId
+    token: Token
+    natural: Natural
+    controls: Controls
 
 
 def measure(
@@ -82,22 +51,30 @@ def measure(
 ) -> list[Evidence | str]:
     """Measure every claim; one that cannot be measured gives the reason instead.
 
-    Doses and scales come from the selection texts (with each claim's token put after the selection contexts,
-    so that its natural range includes the concept), effects from the held-out ones.
+    Doses, scales and controls come from the selection texts (with each claim's token put after the selection contexts,
+    so that its natural range includes the concept), effects from the held-out ones. All claims share their passes.
+
+    Raises:
+        RunError: a held-out text is a selection text.
     """
-    absences = [_absence(bench, claim) for claim in claims]
-    there = [claim for claim, absence in zip(claims, absences, strict=True) if absence is None]
-    natural = _natural_text(bench, there)
-    absent = _absent_words(bench, there)
-    evidence: list[Evidence | str] = []
-    for done, (claim, absence) in enumerate(zip(claims, absences, strict=True), 1):
-        try:
-            evidence.append(absence or _measure_one(bench, claim, natural[cast(NeuronId, claim.neuron).block], absent))
-        except FlashinterpError as error:
-            evidence.append(str(error))
+    check_split(bench.prompts)
+    targets = _targets(bench, claims)
+    together = _Together.of(bench, [target for target in targets if isinstance(target, _Target)])
+    evidence = []
+    for done, target in enumerate(targets, 1):
+        evidence.append(_evidence(bench, target, together))
         if progress:
             progress(done, len(claims))
     return evidence
+
+
+def _targets(bench: Bench, claims: Sequence[Claim]) -> list[_Target | str]:
+    """Each claim with its layer on natural text and its controls, or why it cannot be measured."""
+    absences = [_absence(bench, claim) for claim in claims]
+    there = [claim for claim, absence in zip(claims, absences, strict=True) if absence is None]
+    blocks = list(dict.fromkeys(cast(NeuronId, claim.neuron).block for claim in there))
+    natural = natural_text(bench, blocks, [bench.token(claim).id for claim in there]) if there else {}
+    return [absence or _target(bench, claim, natural) for claim, absence in zip(claims, absences, strict=True)]
 
 
 def _absence(bench: Bench, claim: Claim) -> str | None:
@@ -112,146 +89,204 @@ def _absence(bench: Bench, claim: Claim) -> str | None:
     return None
 
 
-def _measure_one(bench: Bench, claim: Claim, block: _Natural, absent: Sequence[int]) -> Evidence:
-    neuron, token = cast(NeuronId, claim.neuron), bench.token(claim)
-    _check_routed(neuron, len(block.up))
+def _target(bench: Bench, claim: Claim, natural: dict[Block, Natural]) -> _Target | str:
+    neuron = cast(NeuronId, claim.neuron)
+    block = natural[neuron.block]
+    try:
+        check_routed(neuron, len(block.up))
+    except FlashinterpError as error:
+        return str(error)
+    if not (np.isfinite(block.up).all() and np.isfinite(block.scale.activation).all()):
+        return f"neurons of {neuron.block} have values that are not finite numbers: run the model in a wider dtype"
     duplicates = duplicates_of(neuron.neuron, block.reading, block.writing)
     controls = matched_controls(block.scale, neuron.neuron, bench.profile.controls, duplicates)
-    doses = np.quantile(block.up[:, neuron.neuron], np.linspace(_LOW, _HIGH, bench.profile.doses))
-    prompts = bench.prompts.heldout[: bench.profile.prompts]
-    unrelated = _unrelated(bench, token)
+    return _Target(claim, neuron, bench.token(claim), block, controls)
 
-    curves = sweep(bench.model, bench.tokenizer, prompts, [neuron], doses, [token, *unrelated])
-    odds = curves.log_odds[0].astype(np.float64)  # [doses, prompts, tokens]
-    stress = _stress(bench, neuron, token)
-    present, missing, separations = _reading(bench, neuron, token, absent, controls)
+
+def _evidence(bench: Bench, target: _Target | str, together: _Together | None) -> Evidence | str:
+    if isinstance(target, str) or together is None:
+        return str(target)
+    try:
+        return _measure_one(bench, target, together)
+    except FlashinterpError as error:
+        return str(error)
+
+
+def _measure_one(bench: Bench, target: _Target, together: _Together) -> Evidence:
+    neuron, token, scale = target.neuron, target.token, target.natural.scale
+    unrelated = together.unrelated[token.id]
+    curves, own = together.curves, together.row[target.neuron, target.token.id]
+    places = [together.column[t.id] for t in (token, *unrelated)]
+    odds = curves.log_odds[own][..., places].astype(np.float64)  # [doses, prompts, tokens]
+    doses = curves.values[own].astype(np.float64)
+    present, missing, separations = together.readings[neuron.block].of_target(target)
+    theme, other_themes = _theme(bench, target)
+    written = _logits(bench, "write", neuron, [token, *unrelated])
+    controls, stress = target.controls, together.stress
     return Evidence(
-        doses=curves.values[0].astype(np.float64),
+        doses=doses,
         log_odds=odds[:, :, 0].T,
-        clean_log_odds=_clean_log_odds(curves),
-        control_effects=_control_effects(bench, neuron.block, controls, block, prompts, token),
+        clean_log_odds=log_odds(curves.clean[:, places[0]]).astype(np.float64),
+        control_effects=together.control_effects(target),
+        written=target.natural.written(neuron.neuron),
+        control_written=np.array([target.natural.written(n) for n in controls.neurons]),
+        control_scales=np.array([scale.relative(n) for n in controls.neurons]),
         unrelated_effects=(odds[-1] - odds[0])[:, 1:].mean(axis=0),
-        identity_error=_identity_error(bench, neuron, prompts),
-        noise_floor=_noise_floor(bench, prompts[0]),
+        kl=_kl(bench, neuron, token, (float(doses[0]), float(doses[-1]))),
+        identity_error=_identity_error(bench, neuron),
+        noise_floor=together.noise_floor,
         present=present,
         absent=missing,
         control_separations=separations,
-        relative_scale=block.scale.relative(neuron.neuron),
-        gate=curves.gate[0].astype(np.float64),
-        act_gate=curves.act_gate[0].astype(np.float64),
-        z_read=_logit(bench, "paper", neuron, token),
-        z_write=_logit(bench, "write", neuron, token),
-        own=curves.own[0].astype(np.float64),
-        stress_doses=stress.values[0].astype(np.float64),
-        stress_log_odds=stress.log_odds[0, :, :, 0].T.astype(np.float64),
+        theme=theme,
+        other_themes=other_themes,
+        activation_scale=float(scale.activation[neuron.neuron]),
+        relative_scale=scale.relative(neuron.neuron),
+        gate=curves.gate[own].astype(np.float64),
+        act_gate=curves.act_gate[own].astype(np.float64),
+        z_read=float(_logits(bench, "paper", neuron, [token])[0]),
+        z_write=float(written[0]),
+        z_write_unrelated=written[1:],
+        own=curves.own[own].astype(np.float64),
+        stress_doses=stress.values[own].astype(np.float64),
+        stress_log_odds=stress.log_odds[own][..., places[0]].T.astype(np.float64),
         control_scale_ratio=controls.scale_ratio,
         control_norm_ratio=controls.norm_ratio,
     )
 
 
-def natural_range(bench: Bench, neuron: NeuronId) -> tuple[float, float]:
-    """The 1st and 99th percentile of a neuron's u on the selection prompts, where its expert is routed to."""
-    texts = [encode(bench.tokenizer, t) for t in (*bench.prompts.selection, *bench.prompts.contexts_selection)]
-    skip = _leading_specials(bench)
-    seen = capture(bench.model, texts, [neuron.block])
-    parts = [s[neuron.block] for s in seen]
-    values = np.concatenate([p.up[skip:, neuron.neuron][p.weight[skip:] > 0] for p in parts])
-    _check_routed(neuron, len(values))
-    low, high = np.quantile(values, [_LOW, _HIGH])
-    return float(low), float(high)
+@dataclass(frozen=True)
+class _Together:
+    """What all claims share: sweeps of the held-out prompts, and one reading of the contexts per block.
 
+    Attributes:
+        unrelated: of each claim's token, the other tokens that are looked at.
+        column: token id to its place among the swept tokens.
+        row: neuron and token id of a claim to its place in the sweeps.
+        curves: over each neuron's natural range; stress: over the paper's -500…500.
+        effects: of each block, what its claims' controls do to all claims' tokens, or why that cannot be measured.
+        readings: of each block.
+        noise_floor: nats.
+    """
 
-# --- natural text -----------------------------------------------------------------------------------
+    unrelated: dict[int, list[Token]]
+    column: dict[int, int]
+    row: dict[tuple[NeuronId, int], int]
+    curves: Curves
+    stress: Curves
+    effects: dict[Block, _Effects | str]
+    readings: dict[Block, _Readings]
+    noise_floor: float
 
+    @classmethod
+    def of(cls, bench: Bench, targets: Sequence[_Target]) -> _Together | None:
+        """Measure it; None for no targets."""
+        if not targets:
+            return None
+        row = {(t.neuron, t.token.id): i for i, t in enumerate(targets)}
+        unrelated = {t.token.id: _unrelated(bench, t.token) for t in targets}
+        tokens = {t.id: t for target in targets for t in (target.token, *unrelated[target.token.id])}
+        neurons = [target.neuron for target in targets]
+        doses = np.stack([t.natural.doses(t.neuron.neuron, bench.profile.doses) for t in targets])
+        stress = np.linspace(-_STRESS, _STRESS, bench.profile.stress_doses)
 
-def _natural_text(bench: Bench, claims: Sequence[Claim]) -> dict[Block, _Natural]:
-    """u and the scales of each claimed block on the selection texts."""
-    blocks = sorted({cast(NeuronId, c.neuron).block for c in claims}, key=str)
-    texts = [encode(bench.tokenizer, t) for t in (*bench.prompts.selection, *bench.prompts.contexts_selection)]
-    ids = dict.fromkeys(bench.token(c).id for c in claims)
-    texts += [_append(encode(bench.tokenizer, t), i) for t in bench.prompts.contexts_selection for i in ids]
-    skip = _leading_specials(bench)
-    seen = capture(bench.model, texts, blocks)
-    natural = {}
-    for block in blocks:
-        parts = [s[block] for s in seen]
-        up = np.concatenate([p.up[skip:][p.weight[skip:] > 0] for p in parts]).astype(np.float64)
-        written = np.concatenate([p.written[skip:] for p in parts]).astype(np.float64)
-        writing = bench.checkpoint.rows("down", block).double().numpy()
-        scale = LayerScale(written.std(axis=0), np.linalg.norm(writing, axis=1))
-        natural[block] = _Natural(up, scale, bench.checkpoint.rows("up", block).double().numpy(), writing)
-    return natural
+        def swept(prompts: Sequence[str], values: Floats) -> Curves:
+            return sweep(bench.model, bench.tokenizer, prompts, neurons, values, list(tokens.values()))
 
-
-def _leading_specials(bench: Bench) -> int:
-    """How many special tokens the tokenizer puts in front; models behave oddly on them, so they set no range."""
-    special = set(bench.tokenizer.all_special_ids)
-    ids = encode(bench.tokenizer, "a")[0].tolist()
-    return next((i for i, token in enumerate(ids) if token not in special), 0)
-
-
-def _check_routed(neuron: NeuronId, positions: int) -> None:
-    if positions < _LEAST_ROUTED:
-        raise RunError(
-            f"{neuron} cannot be measured: of the selection texts only {positions} tokens are routed to its expert, "
-            f"and {_LEAST_ROUTED} are needed; add prompts that reach it"
+        blocks = dict.fromkeys(t.neuron.block for t in targets)
+        return cls(
+            unrelated=unrelated,
+            column={i: place for place, i in enumerate(tokens)},
+            row=row,
+            curves=swept(bench.heldout, doses),
+            stress=swept(bench.heldout[:_STRESS_PROMPTS], stress),
+            effects={block: _effects(bench, block, targets) for block in blocks},
+            readings={block: _Readings.of(bench, block, targets) for block in blocks},
+            noise_floor=_noise_floor(bench, bench.heldout[0]),
         )
 
+    def control_effects(self, target: _Target) -> Floats:
+        """[N] what each of a claim's controls does to its token.
 
-def _append(ids: Tensor, token_id: int) -> Tensor:
-    return torch.cat([ids, torch.tensor([[token_id]], device=ids.device)], dim=1)
+        Raises:
+            RunError: its block's controls could not be swept.
+        """
+        found = self.effects[target.neuron.block]
+        if isinstance(found, str):
+            raise RunError(found)
+        rows = [found.neurons[n] for n in target.controls.neurons]
+        result: Floats = found.table[rows, found.tokens[target.token.id]]
+        return result
 
 
 # --- the writing side -------------------------------------------------------------------------------
 
 
-def _control_effects(
-    bench: Bench, block: Block, controls: Controls, natural: _Natural, prompts: Sequence[str], token: Token
-) -> Floats:
-    """[N] each control's mean change of the token's log-odds between the ends of its own natural range."""
-    if not controls.neurons:
-        return np.empty(0)
-    chosen = list(controls.neurons)
-    ends = np.quantile(natural.up[:, chosen], [_LOW, _HIGH], axis=0).T  # [N, 2]
-    names = [NeuronId(block.layer, n, block.expert) for n in chosen]
-    curves = sweep(bench.model, bench.tokenizer, prompts, names, ends, [token])
-    odds = curves.log_odds[..., 0].astype(np.float64)  # [N, 2, prompts]
-    result: Floats = (odds[:, 1] - odds[:, 0]).mean(axis=1)
-    return result
+@dataclass(frozen=True)
+class _Effects:
+    """What the controls of one block's claims do to these claims' tokens.
+
+    Attributes:
+        neurons, tokens: number in the block, and token id, to the place in the table.
+        table: [neurons, tokens] the mean change of log-odds between the ends of each neuron's own natural range.
+    """
+
+    neurons: dict[int, int]
+    tokens: dict[int, int]
+    table: Floats
 
 
-def _clean_log_odds(curves: Curves) -> Floats:
-    return log_odds(curves.clean[:, 0]).astype(np.float64)
-
-
-def _stress(bench: Bench, neuron: NeuronId, token: Token) -> Curves:
-    """The paper's figure 2: clamp values from -500 to 500."""
-    doses = np.linspace(-_STRESS, _STRESS, bench.profile.stress_doses)
-    prompts = bench.prompts.heldout[: min(_STRESS_PROMPTS, bench.profile.prompts)]
-    return sweep(bench.model, bench.tokenizer, prompts, [neuron], doses, [token])
+def _effects(bench: Bench, block: Block, targets: Sequence[_Target]) -> _Effects | str:
+    """The effects of a block's controls, each measured once for all its claims; or why there are none."""
+    own = [target for target in targets if target.neuron.block == block]
+    chosen = sorted({n for target in own for n in target.controls.neurons})
+    tokens = list({target.token.id: target.token for target in own}.values())
+    table = np.empty((0, len(tokens)))
+    if chosen:
+        names = [NeuronId(block.layer, n, block.expert) for n in chosen]
+        ends = own[0].natural.doses(chosen, 2).T  # [neurons, 2]
+        try:
+            curves = sweep(bench.model, bench.tokenizer, bench.heldout, names, ends, tokens)
+        except FlashinterpError as error:
+            return f"its controls cannot be swept: {error}"
+        odds = curves.log_odds.astype(np.float64)  # [neurons, 2, prompts, tokens]
+        table = (odds[:, 1] - odds[:, 0]).mean(axis=1)
+    return _Effects({n: i for i, n in enumerate(chosen)}, {t.id: i for i, t in enumerate(tokens)}, table)
 
 
 def _unrelated(bench: Bench, token: Token) -> list[Token]:
     """Other words, drawn by name, that share no written form with the token."""
     vocabulary = bench.checkpoint.vocabulary
     own = {v.id for v in vocabulary.variants(token)} | {token.id}
-    pool = [i for i in _words(bench) if i not in own]
-    drawn = bench.rng(f"unrelated {token.id}").choice(pool, size=min(bench.profile.unrelated, len(pool)), replace=False)
-    return [vocabulary.resolve(int(i)) for i in drawn]
-
-
-def _words(bench: Bench) -> list[int]:
-    """Ids that look like words; all that are not excluded where a vocabulary has hardly any."""
-    vocabulary = bench.checkpoint.vocabulary
-    words = vocabulary.words()
-    return words if len(words) >= 100 else np.flatnonzero(~vocabulary.excluded).tolist()
+    drawn = bench.draw_words(f"unrelated {token.id}", bench.profile.unrelated, own)
+    return [vocabulary.resolve(i) for i in drawn]
 
 
 @torch.no_grad()
-def _identity_error(bench: Bench, neuron: NeuronId, prompts: Sequence[str]) -> float:
+def _kl(bench: Bench, neuron: NeuronId, token: Token, ends: tuple[float, float]) -> Floats:
+    """[2, texts] KL(clean || clamped) over the other tokens, mean over positions, on texts about something else.
+
+    Without the token itself, whose rise is what is claimed and no damage.
+    """
+    texts = bench.prompts.about_something_else(token.text, bench.profile.unrelated_texts)
+    result = np.empty((len(ends), len(texts)))
+    rows = [RowClamp(neuron, value, (row,)) for row, value in enumerate(ends, 1)]  # row 0 stays clean
+    for column, text in enumerate(texts):
+        ids = encode(bench.tokenizer, text, input_device(bench.model)).expand(1 + len(ends), -1)
+        with clamp_rows(bench.model, rows, unrouted=True):
+            logits = bench.model(ids, use_cache=False).logits.float()  # [3, positions, V]
+        others = torch.cat([logits[..., : token.id], logits[..., token.id + 1 :]], dim=-1).log_softmax(-1)
+        clean = others[:1].expand(len(ends), -1, -1)
+        each = kl_div(others[1:], clean, reduction="none", log_target=True)
+        result[:, column] = each.sum(-1).mean(-1).clamp(min=0).double().cpu()  # rounding may take 0 below it
+    return result
+
+
+@torch.no_grad()
+def _identity_error(bench: Bench, neuron: NeuronId) -> float:
     """The largest change of any log-probability when the neuron is clamped to the values it has anyway."""
     worst = 0.0
-    for prompt in prompts[:2]:
+    for prompt in bench.heldout[:2]:
         ids = encode(bench.tokenizer, prompt, input_device(bench.model))
         own = torch.from_numpy(capture(bench.model, [ids], [neuron.block])[0][neuron.block].up[:, neuron.neuron])
         clean = last_log_probs(bench.model, ids)
@@ -264,38 +299,65 @@ def _identity_error(bench: Bench, neuron: NeuronId, prompts: Sequence[str]) -> f
 
 @torch.no_grad()
 def _noise_floor(bench: Bench, prompt: str) -> float:
-    """The largest difference of any log-probability between a prompt run alone and in a batch of copies."""
+    """The largest difference of any log-probability between a prompt run alone and in batches of copies.
+
+    At least one unit in the last place of the largest: that two batches agree to the bit is luck.
+    """
     ids = encode(bench.tokenizer, prompt, input_device(bench.model))
-    alone, batched = last_log_probs(bench.model, ids), last_log_probs(bench.model, ids.expand(_NOISE_ROWS, -1))
-    return float((batched - alone).abs().max())
+    alone = last_log_probs(bench.model, ids)
+    floor = torch.finfo(bench.model.dtype).eps * float(alone.abs().max())
+    for rows in _NOISE_ROWS:
+        floor = max(floor, float((last_log_probs(bench.model, ids.expand(rows, -1)) - alone).abs().max()))
+    return floor
 
 
-def _logit(bench: Bench, lens: str, neuron: NeuronId, token: Token) -> float:
-    return float(token_logits(bench.checkpoint, lens, [token.id], blocks=[neuron.block])[neuron.neuron, 0])
+def _logits(bench: Bench, lens: str, neuron: NeuronId, tokens: Sequence[Token]) -> Floats:
+    """[tokens] the neuron's logits by a lens."""
+    logits = token_logits(bench.checkpoint, lens, [token.id for token in tokens], blocks=[neuron.block])
+    return np.asarray(logits[neuron.neuron], dtype=np.float64)
 
 
 # --- the reading side -------------------------------------------------------------------------------
 
 
-def _absent_words(bench: Bench, claims: Sequence[Claim]) -> list[int]:
-    """Words to stand where the concept's token stood, the same for all claims and a form of none of them."""
-    vocabulary = bench.checkpoint.vocabulary
-    own = {v.id for c in claims for v in (*vocabulary.variants(bench.token(c)), bench.token(c))}
-    pool = [i for i in _words(bench) if i not in own]
-    drawn = bench.rng("absent words").choice(pool, size=min(bench.profile.absent, len(pool)), replace=False)
-    return [int(i) for i in drawn]
+@dataclass(frozen=True)
+class _Readings:
+    """One block's outputs at the last position of the held-out contexts.
+
+    Attributes:
+        present: token id to [C, F], with that token there.
+        absent: [C, K, F] with other words there, the same for all claims and a form of none of them.
+    """
+
+    present: dict[int, Floats]
+    absent: Floats
+
+    @classmethod
+    def of(cls, bench: Bench, block: Block, targets: Sequence[_Target]) -> _Readings:
+        vocabulary = bench.checkpoint.vocabulary
+        own = {v.id for target in targets for v in (*vocabulary.variants(target.token), target.token)}
+        others = bench.draw_words("absent words", bench.profile.absent, own)
+        tokens = list(dict.fromkeys(t.token.id for t in targets if t.neuron.block == block))
+        contexts = [encode(bench.tokenizer, c) for c in bench.prompts.contexts_heldout[: bench.profile.contexts]]
+        seen = capture(bench.model, [append(context, i) for context in contexts for i in (*tokens, *others)], [block])
+        last = np.stack([s[block].written[-1] for s in seen]).astype(np.float64)
+        last = last.reshape(len(contexts), len(tokens) + len(others), -1)  # [C, tokens, F]
+        return cls({i: last[:, place] for place, i in enumerate(tokens)}, last[:, len(tokens) :])
+
+    def of_target(self, target: _Target) -> tuple[Floats, Floats, Floats]:
+        """Of the neuron: [C] with its token, [C, K] with others; and the controls' separations [N]."""
+        present, neuron = self.present[target.token.id], target.neuron.neuron
+        every = separation(present, self.absent.reshape(-1, present.shape[-1]), target.natural.scale.activation)
+        return present[:, neuron], self.absent[:, :, neuron], every[list(target.controls.neurons)]
 
 
-def _reading(
-    bench: Bench, neuron: NeuronId, token: Token, absent: Sequence[int], controls: Controls
-) -> tuple[Floats, Floats, Floats]:
-    """Outputs at the last position: [C] with the token there, [C, K] with others; the controls' separations [N]."""
-    contexts = [encode(bench.tokenizer, c) for c in bench.prompts.contexts_heldout[: bench.profile.contexts]]
-    texts = [_append(context, i) for context in contexts for i in (token.id, *absent)]
-    seen = capture(bench.model, texts, [neuron.block])
-    last = np.stack([s[neuron.block].written[-1] for s in seen]).astype(np.float64)  # [C * (1 + K), F]
-    last = last.reshape(len(contexts), 1 + len(absent), -1)
-    present, missing = last[:, 0], last[:, 1:]
-    gaps = separation(present, missing.reshape(-1, missing.shape[-1]))
-    chosen = list(controls.neurons)
-    return present[:, neuron.neuron], missing[:, :, neuron.neuron], gaps[chosen]
+def _theme(bench: Bench, target: _Target) -> tuple[Floats, Floats]:
+    """The output at the end of held-out texts of the token's concept group, and of as many of other groups."""
+    group = bench.prompts.group_of(target.token.text)
+    if group is None:
+        return np.empty(0), np.empty(0)
+    others = bench.prompts.about_something_else(target.token.text, len(group.heldout))
+    block = target.neuron.block
+    seen = capture(bench.model, [encode(bench.tokenizer, text) for text in (*group.heldout, *others)], [block])
+    last = np.array([s[block].written[-1, target.neuron.neuron] for s in seen], dtype=np.float64)
+    return last[: len(group.heldout)], last[len(group.heldout) :]

@@ -22,6 +22,9 @@ Pole = Literal["+", "-"]
 Positions = Literal["all", "last", "generated"]
 """Which positions of a sequence a clamp touches (METHOD 3)."""
 
+WeightKind = Literal["up", "gate", "down"]
+"""Whose vectors: the rows of W_up or of W_gate, or the columns of W_down."""
+
 Side = Literal["read", "write"]
 """What a lens looks at: what the neuron reads from the residual stream, or what it writes to it."""
 
@@ -101,14 +104,14 @@ class Lens:
 
     Attributes:
         name: the name that every result carries.
-        weight: whose vector: a row of W_up or W_gate, or a column of W_down.
+        weight: whose vector.
         residual: True takes w the way a residual vector takes, head(final_norm(w)), with the norm in
             front of the MLP folded into the rows that read through it; False is the bare product U·w.
         side: which side of the neuron the lens selects on, hence which side it cannot test.
     """
 
     name: str
-    weight: Site | Literal["down"]
+    weight: WeightKind
     residual: bool
     side: Side
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.errors import NotComparable
-from flashinterp.layout import WeightKind
-from flashinterp.neuron import NeuronId, Pole
+from flashinterp.neuron import NeuronId, Pole, WeightKind
 from flashinterp.neuron_map import NeuronMap
 from flashinterp.roster import span
 from flashinterp.stats import Interval, wilson

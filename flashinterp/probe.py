@@ -17,7 +17,8 @@ from torch import Tensor
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.errors import LayoutError
 from flashinterp.layout import HEAD, Layout, NormKind, module_at
-from flashinterp.neuron import Block
+from flashinterp.neuron import Block, WeightKind
+from flashinterp.passes import input_device
 from flashinterp.product import cap
 
 # Relative to the largest value of the compared tensor. The recomputation is in float32 from the stored
@@ -45,7 +46,7 @@ def probe(checkpoint: Checkpoint, model: Any) -> dict[str, float]:
     """
     layout = checkpoint.layout
     # Ids spread over the vocabulary, so that a wrong head row cannot hide.
-    ids = torch.linspace(0, layout.vocab_size - 1, _TOKENS).long()[None].to(next(model.parameters()).device)
+    ids = torch.linspace(0, layout.vocab_size - 1, _TOKENS).long()[None].to(input_device(model))
     with _joints(model, layout) as seen:
         logits = model(ids, use_cache=False).logits
     allowed = max(_FLOAT32_ALLOWED, _EPS_ALLOWED * torch.finfo(model.dtype).eps)
@@ -73,7 +74,7 @@ def _recompute_layer(checkpoint: Checkpoint, layer: int, seen: Joints) -> Pairs:
         pairs["pre_norm"] = x, _normed(checkpoint, "pre", layer, seen[f"pre_in.{layer}"])
     mlp = torch.zeros_like(out)
     if Block(layer) in layout.roster.blocks:
-        mlp = mlp + _dense(checkpoint, layer, x)
+        mlp = mlp + _mlp(checkpoint, Block(layer), x)
     if f"experts_out.{layer}" in seen:
         routed = seen[f"experts_out.{layer}"]
         pairs["experts"] = routed, _experts(checkpoint, layer, seen)
@@ -104,10 +105,6 @@ def _normed(checkpoint: Checkpoint, kind: NormKind, layer: int | None, x: Tensor
     return x if norm is None else norm(x)
 
 
-def _dense(checkpoint: Checkpoint, layer: int, x: Tensor) -> Tensor:
-    return _mlp(checkpoint, Block(layer), x)
-
-
 def _mlp(checkpoint: Checkpoint, block: Block, x: Tensor) -> Tensor:
     """One block's output [T, d] for inputs x [T, d], in float32 from the stored rows."""
     formula = checkpoint.layout.formula
@@ -118,7 +115,7 @@ def _mlp(checkpoint: Checkpoint, block: Block, x: Tensor) -> Tensor:
     return out if bias is None else out + _weight(bias, x)
 
 
-def _affine(checkpoint: Checkpoint, kind: Any, block: Block, x: Tensor) -> Tensor:
+def _affine(checkpoint: Checkpoint, kind: WeightKind, block: Block, x: Tensor) -> Tensor:
     y, bias = x @ _weight(checkpoint.rows(kind, block), x).T, checkpoint.bias(kind, block)
     return y if bias is None else y + _weight(bias, x)
 
@@ -148,7 +145,7 @@ def _weight(weight: Tensor, like: Tensor) -> Tensor:
 def _compare(
     checkpoint: Checkpoint, model: Any, joint: str, paths: Sequence[str], want: Tensor, got: Tensor, allowed: float
 ) -> float:
-    got = got.view(want.shape)
+    got = got.to(want.device).view(want.shape)  # a model on several devices gives its logits on the first
     scale = float(want.abs().max())
     error = float((want - got).abs().max()) / (scale or 1.0)
     if not error <= allowed:  # also refuses NaN

@@ -36,6 +36,14 @@ _EXP_SAFE = 80.0  # exp of this and of its negative are normal float32 numbers, 
 
 
 @dataclass(frozen=True)
+class Proof:
+    """Whether a faster way may be taken here, as what was tried on this machine shows, and why."""
+
+    holds: bool
+    reason: str
+
+
+@dataclass(frozen=True)
 class Pole:
     """The best tokens of n rows, best first, ties to the lower id.
 
@@ -119,15 +127,17 @@ def multiply(
     Raises:
         CheckpointError: a logit is beyond float32.
     """
-    vocab = len(head)
-    work = _Work.of(rows, vocab, poles, scratch or Scratch())
+    vocab, sides = len(head), 2 if poles == "both" else 1
+    # No short last chunk: it would be slow.
+    pieces = rows.tensor_split(math.ceil(len(rows) / chunk_rows(vocab, rows.element_size())))
+    buffer = (scratch or Scratch()).take(len(pieces[0]), topk.padded(vocab), rows)
     parts = []
-    for chunk in rows.tensor_split(math.ceil(len(rows) / len(work.z))):  # no short last chunk: it would be slow
-        part = work.first(len(chunk))
-        masses = _fill(chunk, head, part, softcap)
+    for chunk in pieces:
+        z = buffer[: len(chunk)]
+        maxima, masses = fill(chunk, head, z, sides, softcap)
         for first in range(0, len(chunk), SELECT_ROWS):
             some = slice(first, first + SELECT_ROWS)
-            parts.append(_poles(part.z[some], [m[some] for m in part.maxima], [m[some] for m in masses], top_k, vocab))
+            parts.append(_poles(z[some], [m[some] for m in maxima], [m[some] for m in masses], top_k, vocab))
     return tuple(Pole.join(side) for side in zip(*parts, strict=True))
 
 
@@ -140,53 +150,42 @@ def _poles(z: Tensor, maxima: Sequence[Tensor], masses: Sequence[Tensor], top_k:
     return found
 
 
-@dataclass(frozen=True)
-class _Work:
-    """Buffers for one chunk of n rows, made once for all chunks.
+def fill(
+    chunk: Tensor, head: Tensor, z: Tensor, sides: int, softcap: float | None = None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Make a chunk's logits, tile by tile; each is looked at while it is hot in cache, in float32 or float64.
 
-    Attributes:
-        z: [n, V up to a whole block] the logits.
-        maxima: per pole [n, blocks], of z and of -z.
-        tile: [n, 1024] for exponentials.
-    """
-
-    z: Tensor
-    maxima: tuple[Tensor, ...]
-    tile: Tensor
-
-    @classmethod
-    def of(cls, rows: Tensor, vocab: int, poles: Poles, scratch: Scratch) -> _Work:
-        n, width = min(len(rows), chunk_rows(vocab, rows.element_size())), topk.padded(vocab)
-        maxima = tuple(rows.new_empty(n, width // topk.BLOCK) for _ in range(2 if poles == "both" else 1))
-        return cls(scratch.take(n, width, rows), maxima, rows.new_empty(n, min(TILE, vocab)))
-
-    def first(self, n: int) -> _Work:
-        """The part for a last chunk of fewer rows."""
-        return self if n == len(self.z) else _Work(self.z[:n], tuple(m[:n] for m in self.maxima), self.tile[:n])
-
-
-def _fill(chunk: Tensor, head: Tensor, work: _Work, softcap: float | None) -> list[Tensor]:
-    """Make a chunk's logits and block maxima, tile by tile while each is hot in cache.
+    Args:
+        chunk: [n, d].
+        head: [V, d]; of another dtype than the chunk's, it is converted by tiles.
+        z: [n, V up to a whole block], of the chunk's dtype, for the logits, which are rounded to it.
+        sides: 1 for z alone, 2 for -z, too.
+        softcap: c of c · tanh(z / c).
 
     Returns:
-        logsumexp [n] of z, and of -z where both poles are wanted.
+        For each side the block maxima [n, blocks], and logsumexp [n].
     """
-    vocab = len(head)
-    masses = [chunk.new_full((len(chunk),), -math.inf) for _ in work.maxima]
+    n, vocab, dtype = len(chunk), len(head), torch.promote_types(z.dtype, torch.float32)
+    wide, scratch = (z.new_empty(n, min(TILE, vocab), dtype=dtype) for _ in range(2))
+    maxima = [wide.new_empty(n, z.shape[1] // topk.BLOCK) for _ in range(sides)]
+    masses = [wide.new_full((n,), -math.inf) for _ in range(sides)]
     for start in range(0, vocab, TILE):
         stop = min(start + TILE, vocab)
-        tile = work.z[:, start:stop]
+        tile = z[:, start:stop]
         torch.mm(chunk, head[start:stop].to(chunk.dtype).T, out=tile)
         cap(tile, softcap)
+        if dtype != z.dtype:
+            tile = wide[:, : stop - start].copy_(tile)
+        first = start // topk.BLOCK
         extremes = [
-            topk.block_maxima(work.z, start, stop, maxima, negate=bool(i)) for i, maxima in enumerate(work.maxima)
+            topk.block_maxima(tile, 0, stop - start, m[:, first:], negate=bool(i)) for i, m in enumerate(maxima)
         ]
-        parts = tile_masses(tile, work.tile, extremes)
+        parts = _tile_masses(tile, scratch, extremes)
         masses = [torch.logaddexp(mass, part) for mass, part in zip(masses, parts, strict=True)]
-    return masses
+    return maxima, masses
 
 
-def tile_masses(tile: Tensor, scratch: Tensor, extremes: Sequence[Tensor]) -> list[Tensor]:
+def _tile_masses(tile: Tensor, scratch: Tensor, extremes: Sequence[Tensor]) -> list[Tensor]:
     """logsumexp [n] of one tile, and of its negative where ``extremes`` holds the block maxima of both."""
     exps = scratch[:, : tile.shape[1]]
     if max(float(e.max()) for e in extremes) < _EXP_SAFE:

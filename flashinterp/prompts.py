@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from functools import cache
+import re
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from hashlib import sha256
 from importlib import resources
+from itertools import chain, zip_longest
+
+from flashinterp.errors import RunError
+
+
+@dataclass(frozen=True)
+class Group:
+    """Prompts of one theme: beginnings after which a word of that theme is about to come.
+
+    Attributes:
+        name: the theme.
+        words: its concepts, as tokens are written, with a space in front; empty for prompts after which anything may
+            come. No prompt of any group names one.
+        selection, heldout: its prompts.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    selection: tuple[str, ...]
+    heldout: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -13,20 +35,47 @@ class PromptSet:
     """Texts for one purpose each.
 
     Attributes:
-        selection: prompts on which doses and activation scales are measured.
-        heldout: prompts on which effects are tested; none is in ``selection``.
+        groups: the prompts by theme. Doses and activation scales are measured on those for selection, effects are
+            tested on those that are held out.
         contexts_selection, contexts_heldout: beginnings to which a concept's token is appended, for the
             reading side.
         questions: for steering.
         concepts: words that are tried on a model when nobody names tokens.
     """
 
-    selection: tuple[str, ...]
-    heldout: tuple[str, ...]
+    groups: tuple[Group, ...]
     contexts_selection: tuple[str, ...]
     contexts_heldout: tuple[str, ...]
     questions: tuple[str, ...]
     concepts: tuple[str, ...]
+
+    @cached_property
+    def selection(self) -> tuple[str, ...]:
+        """All selection prompts: each group's first, then each group's second, and so on until all are through."""
+        return _round_robin([g.selection for g in self.groups])
+
+    @cached_property
+    def heldout(self) -> tuple[str, ...]:
+        """All held-out prompts, in the same order: the first few of them are of many themes."""
+        return _round_robin([g.heldout for g in self.groups])
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of all of it, for the record."""
+        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return sha256(canonical.encode()).hexdigest()
+
+    def group_of(self, word: str) -> Group | None:
+        """The group that has a word among its concepts, however its space and its capitals are written."""
+        return next((g for g in self.groups if _plain(word) in map(_plain, g.words)), None)
+
+    def about_something_else(self, word: str, n: int) -> tuple[str, ...]:
+        """The first n held-out prompts that are not of the word's theme and do not contain it."""
+        own = self.group_of(word)
+        own_texts = set(own.heldout) if own else set()
+        contained = re.compile(rf"(?<!\w){re.escape(_plain(word))}(?!\w)")
+        others = [t for t in self.heldout if t not in own_texts and not contained.search(t.casefold())]
+        return tuple(others[:n])
 
 
 @cache
@@ -34,10 +83,42 @@ def shipped() -> PromptSet:
     """The prompt set in ``prompts.json``."""
     raw = json.loads(resources.files("flashinterp").joinpath("prompts.json").read_text(encoding="utf-8"))
     return PromptSet(
-        selection=tuple(raw["prompts"]["selection"]),
-        heldout=tuple(raw["prompts"]["heldout"]),
+        groups=tuple(
+            Group(g["name"], tuple(g["words"]), tuple(g["selection"]), tuple(g["heldout"])) for g in raw["groups"]
+        ),
         contexts_selection=tuple(raw["contexts"]["selection"]),
         contexts_heldout=tuple(raw["contexts"]["heldout"]),
         questions=tuple(raw["questions"]),
         concepts=tuple(raw["concepts"]),
     )
+
+
+def check_split(prompts: PromptSet) -> None:
+    """Check that nothing is tested on text that has set a dose.
+
+    Raises:
+        RunError: a held-out text is a selection text, or one of them is the beginning of the other, so that the
+            model would be measured at the same positions.
+    """
+    selection = {_normal(t): t for t in (*prompts.selection, *prompts.contexts_selection)}
+    for text in (*prompts.heldout, *prompts.contexts_heldout):
+        own = _normal(text)
+        for other, written in selection.items():
+            if own.startswith(other) or other.startswith(own):
+                raise RunError(
+                    f"the held-out text {text!r} is not apart from the selection text {written!r}: one is the other "
+                    "or its beginning; take one of them out"
+                )
+
+
+def _round_robin(parts: list[tuple[str, ...]]) -> tuple[str, ...]:
+    rounds = chain.from_iterable(zip_longest(*parts))
+    return tuple(text for text in rounds if text is not None)
+
+
+def _plain(word: str) -> str:
+    return word.strip().casefold()
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.casefold().split())

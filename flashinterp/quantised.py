@@ -18,16 +18,14 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from flashinterp.errors import CheckpointError, first_line
-
-if TYPE_CHECKING:
-    from flashinterp.sources import Source  # which itself reads live weights by what is here
+from flashinterp.sources import Source
 
 _Block = tuple[int, int]  # rows and columns that share a scale
 _METHODS = ("fp8", "mxfp8", "mxfp4", "bitsandbytes", "compressed-tensors")

@@ -83,7 +83,8 @@ class Roster:
 
     def of_layers(self, layers: Sequence[int]) -> Roster:
         """Some layers' part."""
-        chosen = [(b, w) for b, w in zip(self.blocks, self.widths, strict=True) if b.layer in set(layers)]
+        wanted = set(layers)
+        chosen = [(b, w) for b, w in zip(self.blocks, self.widths, strict=True) if b.layer in wanted]
         return Roster(tuple(b for b, _ in chosen), tuple(w for _, w in chosen))
 
     def layer_of(self) -> NDArray[np.int64]:

@@ -142,16 +142,16 @@ def _plan(
         )
     wanted = check_layers(source, layers)
     chosen = get_lens(lens)
-    source.layout.weight(chosen.weight, source.layout.roster.blocks[0])  # type: ignore[arg-type]  # refuses a gate that is not there
+    source.layout.weight(chosen.weight, source.layout.roster.blocks[0])  # refuses a gate that is not there
     on, rank_in = _resolve(device, dtype)
-    way = _way(other or source, get_lens(lens).residual, on, rank_in, top_k, exact_mass=dtype == "float32")
+    way = _way(other or source, chosen.residual, on, rank_in, top_k, exact_mass=dtype == "float32")
     meta = {
         "model": source.name,
         "revision": source.revision,
         "weights": source.digests,
         "head_of": other.name if other else None,
         "head_weights": other.digests if other else None,
-        "lens": get_lens(lens).name,
+        "lens": chosen.name,
         "softcap": (other or source).layout.softcap,
         "top_k": top_k,
         "device": on,
@@ -160,7 +160,7 @@ def _plan(
         "passed": {"device": device, "dtype": dtype},
         "versions": {name: version(name) for name in ("flashinterp", "torch", "transformers", "safetensors")},
     }
-    return _Plan(source, other, get_lens(lens).name, top_k, wanted, on, rank_in, way, meta)
+    return _Plan(source, other, chosen.name, top_k, wanted, on, rank_in, way, meta)
 
 
 def _way(head_from: Checkpoint, residual: bool, device: str, rank_in: torch.dtype, top_k: int, exact_mass: bool) -> Way:

@@ -16,6 +16,9 @@ from scipy import optimize, stats
 
 Floats = NDArray[np.float64]
 
+LEAST_RESAMPLED = 3
+"""Fewer values than this are no sample to draw from: a bootstrap of two has three outcomes."""
+
 _ROUNDING = 1e-9  # relative; a float64 sum of a few thousand terms is good to about 1e-13
 
 
@@ -42,7 +45,7 @@ def bootstrap_mean(
     """The mean over prompts with its BCa bootstrap interval; no interval for fewer than 3 or for equal values."""
     x = np.asarray(values, dtype=np.float64)
     mean = float(x.mean())
-    if len(x) < 3 or np.ptp(x) == 0:
+    if len(x) < LEAST_RESAMPLED or np.ptp(x) == 0:
         return Interval(mean, None, None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a degenerate resample shows as NaN below
@@ -75,11 +78,14 @@ def isotonic_violation(curve: ArrayLike, direction: Literal["+", "-"]) -> float:
     return float(np.abs(y - fit).max())
 
 
-def rank_p(target: float, controls: ArrayLike) -> float | None:
-    """(1 + #{control >= target}) / (1 + N); its floor is 1 / (1 + N). None without controls."""
+def rank_p(target: float, controls: ArrayLike, *, slack: float = 0.0) -> float | None:
+    """(1 + #{control >= target - slack}) / (1 + N); its floor is 1 / (1 + N). None without controls.
+
+    Slack is what the measurement cannot tell apart: a tie counts against the target.
+    """
     c = np.asarray(controls, dtype=np.float64)
-    # Equal but for the order of a sum is equal, and a tie counts against the target.
-    as_large = (c >= target) | np.isclose(c, target, rtol=_ROUNDING, atol=0)
+    # Equal but for the order of a sum is equal, too.
+    as_large = (c >= target - slack) | np.isclose(c, target, rtol=_ROUNDING, atol=0)
     return None if c.size == 0 else float((1 + np.count_nonzero(as_large)) / (1 + c.size))
 
 
@@ -97,18 +103,38 @@ def mann_whitney_p(present: ArrayLike, absent: ArrayLike) -> float:
     return float(stats.mannwhitneyu(np.ravel(present), np.ravel(absent), alternative="greater").pvalue)
 
 
-def separation(present: Floats, absent: Floats) -> Floats:
-    """(mean with - mean without) / standard deviation without, over axis 0; 0 where nothing varies at all.
+def auc(present: ArrayLike, absent: ArrayLike) -> float:
+    """The chance that a value with the concept exceeds one without it; ties count half."""
+    p, a = np.ravel(present)[:, None], np.ravel(absent)[None, :]
+    return float((p > a).mean() + 0.5 * (p == a).mean())
 
-    Unlike AUC it does not saturate at 1, so that a target can be told from controls that also reach 1.
+
+def separation(present: Floats, absent: Floats, scale: ArrayLike) -> Floats:
+    """(mean with - mean without) / scale, over axis 0; 0 without a gap, infinite where only the scale is 0.
+
+    Unlike AUC it does not saturate at 1, so that a target can be told from controls that also reach 1. The scale is a
+    neuron's standard deviation on natural text: that of a few words without the concept is small by luck for some
+    neuron of hundreds, which would then stand out.
     """
-    spread = absent.std(axis=0, ddof=1)
-    gap = present.mean(axis=0) - absent.mean(axis=0)
+    gap, spread = present.mean(axis=0) - absent.mean(axis=0), np.asarray(scale, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        result: Floats = np.where(spread > 0, gap / spread, np.where(gap == 0, 0.0, np.sign(gap) * np.inf))
+        result: Floats = np.where(gap == 0, 0.0, gap / spread)
     return result
 
 
-def smallest_family_p(n_controls: int, n_claims: int, true_claims: int = 1) -> float:
-    """The best q that Benjamini-Hochberg can give when ``true_claims`` of the family reach the floor 1/(N+1)."""
-    return min(1.0, n_claims / (true_claims * (n_controls + 1)))
+def smallest_ps(*, controls: int, prompts: int, doses: int, contexts: int, absent: int) -> dict[str, float]:
+    """The smallest p that each test of the rule can give with these sizes, from data that could not be clearer."""
+    perfect = np.tile(np.arange(doses, dtype=np.float64), (prompts, 1))
+    trend = page_trend(perfect, "+")
+    return {
+        "rank among controls": 1 / (controls + 1),
+        "trend over doses": 1.0 if trend is None else trend,
+        "with the word and with others": mann_whitney_p(
+            np.arange(contexts) + contexts * absent, np.arange(contexts * absent)
+        ),
+    }
+
+
+def smallest_family_p(p: float, n_claims: int, true_claims: int = 1) -> float:
+    """The best q that Benjamini-Hochberg can give when ``true_claims`` of the family reach the smallest p."""
+    return min(1.0, p * n_claims / true_claims)

@@ -1,11 +1,12 @@
 """Dose-response: neurons × values × prompts in as few forward passes as can be (METHOD 3).
 
-Rows of one batch carry different neurons at different values over the same prompt, so nothing is padded,
-and only the last position's logits are made.
+Rows of one batch carry different neurons of one layer at different values over the same prompt, so nothing is padded.
+What lies before that layer is computed once for a prompt, and only the last position's logits are made.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +23,11 @@ from flashinterp.experts import ExpertRows
 from flashinterp.layout import Layout
 from flashinterp.neuron import Block, NeuronId, Site
 from flashinterp.passes import input_device
+from flashinterp.replay import prepare
 from flashinterp.tokens import Token, Vocabulary
 
-_BATCH = 256  # rows per forward pass: bounds memory at batch × positions × F, and is where a CPU is saturated
+DEFAULT_ROWS = {"cpu": 64, "cuda": 256}
+"""Rows per forward pass: bounds memory at rows × positions × F; more take no less time each (BENCHMARKS)."""
 
 FloatArray = NDArray[np.float32]
 
@@ -49,6 +52,7 @@ class Curves:
             where it is negative the clamp acts in reverse. act(u) / u in an MLP without a gate.
         routed: [neurons, prompts] what the neuron's block is multiplied by at the last position: the routing weight
             of its expert, 0 where the token is not routed to it; 1 in a dense MLP.
+        whole: why the passes were whole ones; None where each began at the clamped layer.
     """
 
     neurons: tuple[NeuronId, ...]
@@ -62,6 +66,7 @@ class Curves:
     gate: FloatArray
     act_gate: FloatArray
     routed: FloatArray
+    whole: str | None = None
 
     @property
     def log_odds(self) -> FloatArray:
@@ -87,7 +92,7 @@ def sweep(
     tokens: Sequence[str | int | Token],
     *,
     site: Site = "up",
-    batch_size: int = _BATCH,
+    batch_size: int | None = None,
 ) -> Curves:
     """Clamp each neuron at each value over each prompt, and measure the tokens' log-probabilities.
 
@@ -103,7 +108,7 @@ def sweep(
         values: [values] for all neurons, or [neurons, values] for each its own.
         tokens: texts or ids, each one token.
         site: ``up``, ``gate`` or ``post``.
-        batch_size: rows per forward pass.
+        batch_size: rows per forward pass, which bounds the memory; by default 64, on a GPU 256.
 
     Raises:
         NeuronError, TokenError, LayoutError, ClampError: a name, token, site or value that does not exist here.
@@ -111,6 +116,7 @@ def sweep(
     layout = Layout.of(model)
     if any(isinstance(given, str) for given in (prompts, neurons, tokens)):
         raise ClampError("prompts, neurons and tokens are lists, and one of them is a text: put it in a list")
+    batch_size = DEFAULT_ROWS.get(model.device.type, DEFAULT_ROWS["cpu"]) if batch_size is None else batch_size
     if batch_size < 1:
         raise ClampError(f"batch_size is {batch_size}: give at least 1 row per forward pass")
     parsed = tuple(layout.roster.check(n) for n in neurons)
@@ -120,13 +126,9 @@ def sweep(
         )
     doses = _doses(values, len(parsed))
     chosen = _tokens(tokens, tokenizer, layout)
-    ids = [t.id for t in chosen]
+    token_ids = [t.id for t in chosen]
     sequences = [encode(tokenizer, prompt, input_device(model)) for prompt in prompts]
-    experts = ExpertRows(model)
-    experts.read([neuron for neuron in parsed if neuron.expert is not None])
-
-    clamps = [(neuron, float(dose)) for neuron, row in zip(parsed, doses, strict=True) for dose in row]
-    log_probs = np.stack([_one_prompt(model, s, clamps, ids, site, batch_size, experts) for s in sequences], axis=1)
+    log_probs, clean, whole = _run(model, sequences, parsed, doses, token_ids, site, batch_size)
     natural = capture(model, sequences, list(dict.fromkeys(n.block for n in parsed)))
     last = {what: _last(natural, parsed, what) for what in ("up", "gate", "act", "post")}
     return Curves(
@@ -135,39 +137,45 @@ def sweep(
         prompts=tuple(prompts),
         tokens=chosen,
         site=site,
-        log_probs=log_probs.reshape(len(parsed), doses.shape[1], len(prompts), len(chosen)),
-        clean=np.stack([last_log_probs(model, s)[0, ids].cpu().numpy() for s in sequences]),
+        log_probs=log_probs,
+        clean=clean,
         own=last[site],
         gate=last["gate"],
         act_gate=last["act"],
         routed=np.array([[seen[n.block].weight[-1] for seen in natural] for n in parsed], dtype=np.float32),
+        whole=whole,
     )
 
 
-def last_log_probs(model: Any, ids: Tensor) -> Tensor:
-    """log softmax [batch, V] in float32 at the last position of sequences [batch, positions]."""
-    logits: Tensor = model(ids, use_cache=False, logits_to_keep=1).logits[:, -1]
-    return logits.float().log_softmax(-1)
-
-
-def _one_prompt(
+def _run(
     model: Any,
-    ids: Tensor,
-    clamps: Sequence[tuple[NeuronId, float]],
-    tokens: list[int],
+    sequences: Sequence[Tensor],
+    neurons: Sequence[NeuronId],
+    doses: FloatArray,
+    token_ids: list[int],
     site: Site,
     batch_size: int,
-    experts: ExpertRows,
-) -> FloatArray:
-    """Log-probabilities [clamps, tokens] over one prompt [1, positions]."""
-    parts = []
-    for start in range(0, len(clamps), batch_size):
-        batch = clamps[start : start + batch_size]
-        rows = [RowClamp(neuron, value, (row,)) for row, (neuron, value) in enumerate(batch)]
-        with clamp_rows(model, rows, site=site, unrouted=True, experts=experts):
-            parts.append(last_log_probs(model, ids.expand(len(batch), -1))[:, tokens].cpu().numpy())
-    result: FloatArray = np.concatenate(parts)
-    return result
+) -> tuple[FloatArray, FloatArray, str | None]:
+    """Log-probabilities [neurons, values, prompts, tokens], unclamped [prompts, tokens], and `Curves.whole`."""
+    experts = ExpertRows(model)
+    experts.read([neuron for neuron in neurons if neuron.expert is not None])
+    at_layer: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for n, neuron in enumerate(neurons):
+        at_layer[neuron.layer] += [(n, v) for v in range(doses.shape[1])]
+    batches = [(layer, at[i : i + batch_size]) for layer, at in at_layer.items() for i in range(0, len(at), batch_size)]
+    log_probs = np.empty((*doses.shape, len(sequences), len(token_ids)), dtype=np.float32)
+    clean, whole = [], None
+    for column, ids in enumerate(sequences):
+        prompt = prepare(model, ids, list(at_layer))
+        clean.append(prompt.clean[token_ids].cpu().numpy())
+        whole = whole or prompt.whole
+        for layer, batch in batches:
+            rows = [RowClamp(neurons[n], float(doses[n, v]), (row,)) for row, (n, v) in enumerate(batch)]
+            with clamp_rows(model, rows, site=site, unrouted=True, experts=experts):
+                result = prompt.forward(layer, len(rows))[:, token_ids]
+            of, at = zip(*batch, strict=True)
+            log_probs[of, at, column] = result.cpu().numpy()
+    return log_probs, np.stack(clean), whole
 
 
 def _last(natural: Sequence[dict[Block, Activations]], neurons: Sequence[NeuronId], what: str) -> FloatArray:

@@ -6,16 +6,19 @@ Nothing here runs a model. A verdict can be computed again by anyone who has the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from flashinterp.claims import Claim, VerdictName
 from flashinterp.controls import DEAD_SCALE
+from flashinterp.evidence import Evidence
+from flashinterp.explain import explain
 from flashinterp.neuron import LENSES
 from flashinterp.stats import (
+    auc,
     bootstrap_mean,
     false_discovery,
     isotonic_violation,
@@ -41,6 +44,9 @@ class Rule:
         max_violation: how far a curve may be from monotone, as a share of its range, before it has no direction.
         identity_slack: nats by which clamping a neuron to its own value may move a log-probability beyond
             the measured noise floor; float32 log-softmax itself rounds at 1e-6.
+        min_specificity: the share of unrelated tokens that must move less than the claim's own.
+        max_kl: nats a token by which text about something else may change at either end of the natural range; a
+            tenth of the way to what a change of one nat in every token's likelihood would be.
         min_auc: the smallest AUC at which a neuron reads its concept.
         unremarkable: a rank among controls above this says that the target does no more than they do.
         max_mismatch: how many times louder or quieter than the controls' median a target may be; beyond
@@ -51,65 +57,11 @@ class Rule:
     min_effect: float = 0.1
     max_violation: float = 0.05
     identity_slack: float = 1e-5
+    min_specificity: float = 0.9
+    max_kl: float = 0.1
     min_auc: float = 0.75
     unremarkable: float = 0.2
     max_mismatch: float = 5.0
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What was measured for one claim; every number that its verdict rests on.
-
-    Attributes:
-        doses: [D] clamp values at site up, ascending, from the neuron's own quantiles.
-        log_odds: [P, D] the token's log-odds over held-out prompts.
-        clean_log_odds: [P] without a clamp.
-        control_effects: [N] each control's change of the same token's log-odds over its own natural range.
-        unrelated_effects: [T] the target's effect on other tokens.
-        identity_error: nats, the largest change of any log-probability under a clamp to the own values.
-        noise_floor: nats, the largest difference between a prompt run alone and in a batch.
-        present: [C] the neuron's output u · act(g) where the token stands, over held-out contexts.
-        absent: [C, K] the same with K other words in its place.
-        control_separations: [N] each control's separation of the same two sets.
-        relative_scale: the neuron's output over its layer's median on natural text; near 0 is dead.
-        gate, act_gate: [P] g and act(g) at the measured position, unclamped.
-        z_read, z_write: the token's logit by the paper lens and by the write lens.
-        own: [P] u at the measured position, unclamped.
-        stress_doses, stress_log_odds: [S], [P', S] the paper's -500…500, drawn and not judged.
-        control_scale_ratio, control_norm_ratio: how well the controls match.
-    """
-
-    doses: Floats
-    log_odds: Floats
-    clean_log_odds: Floats
-    control_effects: Floats
-    unrelated_effects: Floats
-    identity_error: float
-    noise_floor: float
-    present: Floats
-    absent: Floats
-    control_separations: Floats
-    relative_scale: float
-    gate: Floats
-    act_gate: Floats
-    z_read: float
-    z_write: float
-    own: Floats
-    stress_doses: Floats
-    stress_log_odds: Floats
-    control_scale_ratio: float | None = None
-    control_norm_ratio: float | None = None
-
-    def arrays(self) -> dict[str, Floats]:
-        """Every field as an array, for ``raw/*.npz``; an unknown ratio is left out."""
-        return {k: np.asarray(v, dtype=np.float64) for k, v in vars(self).items() if v is not None}
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, Floats]) -> Evidence:
-        """The inverse of `arrays`."""
-        values: dict[str, Any] = {f.name: arrays[f.name] for f in fields(cls) if f.name in arrays}
-        scalars: dict[str, Any] = {k: v if np.ndim(v) else float(v) for k, v in values.items()}
-        return cls(**scalars)
 
 
 @dataclass(frozen=True)
@@ -179,7 +131,7 @@ def judge(claims: Sequence[Claim], evidence: Sequence[Evidence | str], *, rule: 
         rule: the thresholds.
         seed: of the bootstrap's random stream.
     """
-    reasons = [e if isinstance(e, str) else _unfit(e) for e in evidence]
+    reasons = [e if isinstance(e, str) else e.unfit() for e in evidence]
     measured = [
         (c, e)
         for c, e, reason in zip(claims, evidence, reasons, strict=True)
@@ -198,22 +150,8 @@ def judge(claims: Sequence[Claim], evidence: Sequence[Evidence | str], *, rule: 
         writes = _writes(claim, found, next(write_qs), rule, rng)
         reads = _reads(claim, found, next(read_qs), rule, rng)
         name, reason = _combine(claim, writes, reads, found, len(measured), rule)
-        verdicts.append(Verdict(claim, name, reason, writes, reads, _explain(claim, found)))
+        verdicts.append(Verdict(claim, name, reason, writes, reads, explain(claim, found)))
     return verdicts
-
-
-def _unfit(e: Evidence) -> str | None:
-    """Why evidence cannot be judged at all: a measurement that is empty or not a number. None where it can be."""
-    for name, values in e.arrays().items():
-        if name.startswith("stress"):
-            continue  # drawn, not judged
-        if values.size == 0 and name in ("doses", "log_odds", "present", "absent"):
-            return f"nothing was measured for {name}: give more texts and doses"
-        # A separation is infinite where the control does not vary without the concept.
-        wrong = np.isnan(values) if name == "control_separations" else ~np.isfinite(values)
-        if wrong.any():
-            return f"{int(wrong.sum())} of {wrong.size} {name} are not finite numbers: run the model in a wider dtype"
-    return None
 
 
 # --- the writing side -------------------------------------------------------------------------------
@@ -226,14 +164,28 @@ def _effects(claim: Claim, e: Evidence) -> Floats:
     return result
 
 
-def _control_effects(claim: Claim, e: Evidence) -> Floats:
-    """[N] the controls' effects in the claimed direction."""
-    return e.control_effects if claim.drive == "+" else -e.control_effects
+def _rank(claim: Claim, e: Evidence) -> float | None:
+    """Where the target stands among its controls, in effect per unit of what is written.
+
+    A neuron that was chosen by what it reads has a wider range than its controls where its concept is in the texts, and
+    the wider range alone moves every token further, whichever way.
+    """
+    sign = 1.0 if claim.drive == "+" else -1.0
+    target = _per_unit(_effects(claim, e).mean(), e.written)
+    noise = _per_unit(e.noise_floor, e.written)
+    return rank_p(float(target), _per_unit(sign * e.control_effects, e.control_written), slack=float(noise))
+
+
+def _per_unit(effects: ArrayLike, written: ArrayLike) -> Floats:
+    """Effects over how much is written; 0 of nothing."""
+    effect, amount = np.broadcast_arrays(np.asarray(effects, dtype=np.float64), np.asarray(written, dtype=np.float64))
+    result: Floats = np.divide(effect, amount, out=np.zeros(effect.shape), where=amount > 0)
+    return result
 
 
 def _write_p(claim: Claim, e: Evidence) -> float | None:
     trend = page_trend(e.log_odds, claim.drive)
-    rank = rank_p(float(_effects(claim, e).mean()), _control_effects(claim, e))
+    rank = _rank(claim, e)
     return None if trend is None or rank is None else max(trend, rank)
 
 
@@ -242,7 +194,8 @@ def _writes(claim: Claim, e: Evidence, q: float | None, rule: Rule, rng: np.rand
     effect = bootstrap_mean(effects, rng)
     mean_curve = e.log_odds.mean(axis=0)
     violation = isotonic_violation(mean_curve, claim.drive)
-    rank = rank_p(effect.estimate, _control_effects(claim, e))
+    rank = _rank(claim, e)
+    specificity, kl = _specificity(claim, e), float(e.kl.mean(axis=1).max())
     low = effect.estimate if effect.low is None else effect.low
     high = effect.estimate if effect.high is None else effect.high
     checks = {
@@ -250,6 +203,7 @@ def _writes(claim: Claim, e: Evidence, q: float | None, rule: Rule, rng: np.rand
         "shape": violation <= max(e.noise_floor, rule.max_violation * float(np.ptp(mean_curve))),
         "trend and rank": q is not None and q <= rule.alpha,
         "size": low >= rule.min_effect,
+        "specific": specificity >= rule.min_specificity and kl <= rule.max_kl,
         "controls match": _matched(e, rule),
     }
     figures = {
@@ -262,17 +216,16 @@ def _writes(claim: Claim, e: Evidence, q: float | None, rule: Rule, rng: np.rand
         "n_controls": float(e.control_effects.size),
         "identity_error": e.identity_error,
         "noise_floor": e.noise_floor,
-        "specificity": _specificity(claim, e),
+        "specificity": specificity,
+        "kl": kl,
     }
     nothing = high < rule.min_effect or rank is None or rank > rule.unremarkable
     answer: Side = "yes" if all(checks.values()) else "no" if nothing else "unclear"
     return SideResult(answer, _write_p(claim, e), q, checks, figures)
 
 
-def _specificity(claim: Claim, e: Evidence) -> float | None:
+def _specificity(claim: Claim, e: Evidence) -> float:
     """The share of unrelated tokens that the target moves less, in absolute log-odds, than its own token."""
-    if e.unrelated_effects.size == 0:
-        return None
     return float((np.abs(e.unrelated_effects) < abs(float(_effects(claim, e).mean()))).mean())
 
 
@@ -287,17 +240,17 @@ def _signed(claim: Claim, e: Evidence) -> tuple[Floats, Floats, Floats]:
 
 def _read_p(claim: Claim, e: Evidence) -> float | None:
     present, absent, controls = _signed(claim, e)
-    rank = rank_p(float(separation(present, absent)), controls)
+    rank = rank_p(float(separation(present, absent, e.activation_scale)), controls)
     return None if rank is None else max(mann_whitney_p(present, absent), rank)
 
 
 def _reads(claim: Claim, e: Evidence, q: float | None, rule: Rule, rng: np.random.Generator) -> SideResult:
     present, absent, controls = _signed(claim, e)
     others = absent.reshape(e.absent.shape)  # [C, K]: each context is its own match
-    by_context = (present[:, None] > others).mean(axis=1) + 0.5 * (present[:, None] == others).mean(axis=1)
+    by_context = np.array([auc(value, row) for value, row in zip(present, others, strict=True)])
     interval = bootstrap_mean(by_context, rng)
     area = interval.estimate
-    gap = float(separation(present, absent))
+    gap = float(separation(present, absent, e.activation_scale))
     rank = rank_p(gap, controls)
     checks = {
         "alive": e.relative_scale >= DEAD_SCALE,
@@ -313,10 +266,17 @@ def _reads(claim: Claim, e: Evidence, q: float | None, rule: Rule, rng: np.rando
         "separation": gap if np.isfinite(gap) else None,
         "rank_p": rank,
         "relative_scale": e.relative_scale,
+        "theme_auc": _theme_auc(claim, e),
     }
     nothing = not checks["alive"] or not checks["separates"] or rank is None or rank > rule.unremarkable
     answer: Side = "yes" if all(checks.values()) else "no" if nothing else "unclear"
     return SideResult(answer, _read_p(claim, e), q, checks, figures)
+
+
+def _theme_auc(claim: Claim, e: Evidence) -> float | None:
+    """The chance that the output is higher where a word of the concept's group may come than elsewhere."""
+    sign = -1.0 if claim.pole == "-" else 1.0
+    return auc(sign * e.theme, sign * e.other_themes) if e.theme.size and e.other_themes.size else None
 
 
 # --- both ------------------------------------------------------------------------------------------
@@ -336,8 +296,12 @@ def _combine(
             f"clamping to the own value moved a log-probability by {e.identity_error:.2g} nats, beyond the noise "
             f"floor {e.noise_floor:.2g}: the clamp cannot be trusted on this model"
         )
+    ends = [writes.figures[name] for name in ("effect", "effect_low", "effect_high")]
+    moves = max(abs(end) for end in ends if end is not None)
+    if not reads.checks["alive"] and moves < rule.min_effect:  # which needs no controls
+        return "refuted", f"dead: its output is {e.relative_scale:.1g} of the layer's median, and it moves nothing"
     n_controls = int(e.control_effects.size)
-    if n_controls == 0 or smallest_family_p(n_controls, n_claims, n_claims) > rule.alpha:
+    if n_controls == 0 or smallest_family_p(1 / (n_controls + 1), n_claims, n_claims) > rule.alpha:
         return "inconclusive", f"underpowered: only {n_controls} live neurons of the layer can serve as controls"
     table: dict[tuple[Side, Side], tuple[VerdictName, str]] = {
         ("yes", "yes"): (
@@ -351,29 +315,4 @@ def _combine(
     name, reason = table.get((reads.answer, writes.answer), ("inconclusive", "the evidence goes neither way"))
     if (name, LENSES[claim.lens].side) in (("lever", "write"), ("detector", "read")):
         reason += f", and it was by what it {LENSES[claim.lens].side}s that it was chosen: mechanics, not a finding"
-    if not reads.checks["alive"]:
-        reason += f" (dead: its output is {e.relative_scale:.1g} of the layer's median)"
     return name, reason
-
-
-def _explain(claim: Claim, e: Evidence) -> dict[str, Any]:
-    """Why the curve goes the way it goes: the gate's sign times what the neuron writes (METHOD 3)."""
-    act = float(e.act_gate.mean())
-    observed = float((e.log_odds[:, -1] - e.log_odds[:, 0]).mean())
-    predicted = np.sign(act) * np.sign(e.z_write)
-    return {
-        "gate": float(e.gate.mean()),
-        "act_gate": act,
-        "own_value": float(e.own.mean()),
-        "z_read": e.z_read,
-        "z_write": e.z_write,
-        "predicted_direction": "+" if predicted > 0 else "-" if predicted < 0 else "0",
-        "observed_direction": "0" if abs(observed) <= e.noise_floor else "+" if observed > 0 else "-",
-        "dose_low": float(e.doses[0]),
-        "dose_high": float(e.doses[-1]),
-        # What no gauge can change: whether the neuron writes what it reads, or its opposite.
-        "reads_times_writes": {1.0: "+", -1.0: "-"}.get(float(np.sign(e.z_read * e.z_write)), "0"),
-        "selected_by": LENSES[claim.lens].side,
-        "control_scale_ratio": e.control_scale_ratio,
-        "control_norm_ratio": e.control_norm_ratio,
-    }

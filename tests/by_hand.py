@@ -36,7 +36,8 @@ class Numbers:
         return " ".join(str(int(i)) for i in ids)
 
 
-UP_NAMES = {"up_proj", "c_fc", "dense_h_to_4h", "fc1", "fc_in"}  # of MLPs without a gate
+# What every family calls the matrices of an MLP that are not fused, whatever the registry says.
+UP_NAMES = {"up_proj", "c_fc", "dense_h_to_4h", "fc1", "fc_in"}
 DOWN_NAMES = {"down_proj", "c_proj", "dense_4h_to_h", "fc2", "fc_out"}
 
 
@@ -56,18 +57,23 @@ class Written:
         return x.flatten(0, -2)
 
 
-def layer_at(model: Any, layer: int) -> Any:
+def layers_of(model: Any) -> Any:
     decoder = model.get_decoder()
-    return (decoder.layers if hasattr(decoder, "layers") else decoder.h)[layer]
+    return decoder.layers if hasattr(decoder, "layers") else decoder.h
+
+
+def matrix(module: Any) -> Tensor:
+    """The weight [out, in]."""
+    return module.weight.T if type(module).__name__ == "Conv1D" else module.weight
 
 
 def linear(module: Any, x: Tensor) -> Tensor:
     bias = 0 if module.bias is None else module.bias.double()
-    weight = module.weight.double()
-    return x @ (weight if type(module).__name__ == "Conv1D" else weight.T) + bias
+    return x @ matrix(module).double().T + bias
 
 
-def part(mlp: Any, names: set[str]) -> Any:
+def named(mlp: Any, names: set[str]) -> Any:
+    """The module of an MLP that has one of these names."""
     return next(module for name, module in mlp.named_children() if name in names)
 
 
@@ -83,8 +89,8 @@ def dense_by_hand(mlp: Any, x: Tensor, write: Written) -> Tensor:
     elif hasattr(mlp, "gate_proj"):
         gate, up = linear(mlp.gate_proj, x), linear(mlp.up_proj, x)
     else:
-        post = activation(mlp)(write("up", linear(part(mlp, UP_NAMES), x)))
-        return linear(part(mlp, DOWN_NAMES), write("post", post))
+        post = activation(mlp)(write("up", linear(named(mlp, UP_NAMES), x)))
+        return linear(named(mlp, DOWN_NAMES), write("post", post))
     post = write("up", up) * activation(mlp)(write("gate", gate))
     return linear(mlp.down_proj, write("post", post))
 
@@ -116,7 +122,7 @@ def experts_by_hand(experts: Any, args: tuple[Tensor, Tensor, Tensor], wanted: i
 @contextmanager
 def by_hand(model: Any, block: Block, write: Written) -> Iterator[None]:
     """One block computed by the functions above while the context is open."""
-    layer = layer_at(model, block.layer)
+    layer = layers_of(model)[block.layer]
     mlp = getattr(layer, "mlp", layer)
     inputs: list[Tensor] = []
     if block.expert is not None:
@@ -124,7 +130,7 @@ def by_hand(model: Any, block: Block, write: Written) -> Iterator[None]:
         handles = [mlp.experts.register_forward_hook(run)]
     else:
         mlp = getattr(mlp, "shared_experts", mlp)
-        first, last = part(mlp, {*UP_NAMES, "up_proj", "gate_up_proj"}), part(mlp, DOWN_NAMES)
+        first, last = named(mlp, {*UP_NAMES, "gate_up_proj"}), named(mlp, DOWN_NAMES)
         run = lambda module, args, out: dense_by_hand(mlp, inputs[-1], write).reshape(out.shape).to(out)  # noqa: E731
         handles = [
             first.register_forward_pre_hook(lambda module, args: inputs.append(args[0])),

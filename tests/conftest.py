@@ -1,8 +1,11 @@
-"""What many tests share: the fixture models, opened once, and how hard hypothesis tries."""
+"""What many tests share: the fixture models and the architectures, opened once, and how hard hypothesis tries."""
 
 from __future__ import annotations
 
+import importlib
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,11 @@ import pytest
 import torch
 from hypothesis import settings
 
+from fixtures.architectures import build
 from fixtures.build import built
 from fixtures.build import truth as read_truth
 from flashinterp.checkpoint import Checkpoint, open_checkpoint
+from tests.architecture_cases import Case
 
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("dev", deadline=None)
@@ -56,6 +61,26 @@ def planted_model(planted: Checkpoint) -> Any:
 def truth(fixture_folder: Path) -> dict[str, Any]:
     """What was planted."""
     return read_truth(fixture_folder)
+
+
+@pytest.fixture(scope="session")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
+    """Any architecture by name, built once."""
+
+    @cache
+    def made(name: str) -> Case:
+        checkpoint = open_checkpoint(build(name, tmp_path_factory.mktemp("architectures") / name))
+        return Case(name, checkpoint, checkpoint.load_model())
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def bitsandbytes() -> Any:
+    """bitsandbytes, which CI must have: it writes what is read here."""
+    if not os.environ.get("CI"):
+        pytest.importorskip("bitsandbytes")
+    return importlib.import_module("bitsandbytes")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What the tests build by hand: small models, small maps, and the messages of errors."""
+"""What the tests build by hand: small models, quantised codes, small maps, and the messages of errors."""
 
 from __future__ import annotations
 
@@ -148,6 +148,19 @@ def log_mean_top(z: NDArray[np.float64], count: int = 100) -> NDArray[np.float64
 def n_hooks(model: torch.nn.Module) -> int:
     """How many forward hooks and forward pre-hooks hang on a model."""
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+# --- codes ------------------------------------------------------------------------------------------
+
+
+def fp8_codes(*shape: int, seed: int = 0) -> Tensor:
+    """Random fp8 numbers of all magnitudes, none of them NaN."""
+    codes = torch.randint(0, 255, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return torch.where(codes & 127 == 127, 0, codes).to(torch.uint8).view(torch.float8_e4m3fn)
+
+
+def scales(*shape: int, seed: int = 1) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) + 0.1
 
 
 # --- maps by hand -----------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def main(folder: Path) -> None:
     """Load each model under its own plan, in as many parts as there are processes."""
     dist.init_process_group("gloo")
     for name in ("llama", "phi3", "deepseek_v3"):
-        whole = make(replace(ARCHITECTURES[name], vocab=PADDED))  # the head is cut too, and 675 rows do not divide
+        whole = make(replace(ARCHITECTURES[name], vocab=PADDED))  # the head is cut, too, in equal parts
         if dist.get_rank() == 0:
             whole.save_pretrained(folder / name)
         dist.barrier()

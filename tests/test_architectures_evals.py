@@ -13,8 +13,13 @@ from tests.test_suite_is_judged import Evals
 pytest_plugins = ["pytester"]
 
 FAMILIES = [name for name in ARCHITECTURES if "-" not in name]
-# Of the whole suite, these two need what a tiny random model has not: the bundled control, and a fine-tune.
-SKIPPED = {"test_nothing_is_found_where_nothing_is_planted", "test_preserved", "test_causal_role_kept"}
+# Of the whole suite, these need what a tiny random model has not: the bundled controls, and a fine-tune.
+SKIPPED = {
+    "test_nothing_is_found_where_nothing_is_planted",
+    "test_lenses_know_nothing_where_nothing_was_learnt",
+    "test_preserved",
+    "test_causal_role_kept",
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,7 +39,7 @@ def test_the_suite_runs_on_every_architecture(name: str, pytester: pytest.Pytest
     assert results["model"]["architecture"] == ARCHITECTURES[name].model_type
     ledger = results["ledger"]
     assert ledger["passed"] + ledger["skipped"] == ledger["collected"] > 10
-    assert ledger["skipped"] == 3
+    assert ledger["skipped"] == 4
     (verdict,) = results["verdicts"]
     assert verdict["verdict"] in ("lever", "detector", "refuted", "inconclusive")  # nothing was learnt here
     assert verdict["figures"]["writes"]["figures"]["identity_error"] <= 1e-5

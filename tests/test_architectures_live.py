@@ -19,7 +19,7 @@ from flashinterp.clamp import NeverRouted
 from flashinterp.layout import Layout
 from flashinterp.neuron import Block
 from flashinterp.steer import steer
-from tests.by_hand import IDS, Numbers, Written, by_hand, layer_at, off
+from tests.by_hand import IDS, Numbers, Written, by_hand, layers_of, off
 from tests.helpers import n_hooks
 
 TOLERANCE = 1e-5  # of the largest logit; float32 loses 1e-6 in these models
@@ -116,7 +116,7 @@ def edited_expert(model: Any, block: Block, neuron: int, site: str) -> Iterator[
     """A neuron at `VALUE` in the eager loop over experts: its weights edited where a bias can hold the value, else its
     column overwritten in the expert's own product.
     """
-    experts = layer_at(model, block.layer).mlp.experts
+    experts = layers_of(model)[block.layer].mlp.experts
     if type(experts).__name__ == "GptOssExperts":
         kept = {name: parameter.clone() for name, parameter in experts.named_parameters()}
         if site == "post":
@@ -188,7 +188,7 @@ def assert_weights_captured(model: Any, block: Block, seen: Sequence[Mapping[Blo
     if block.expert is None:
         assert all((one[block].weight == 1).all() for one in seen)
         return
-    experts = layer_at(model, block.layer).mlp.experts
+    experts = layers_of(model)[block.layer].mlp.experts
     routed: list[Any] = []
     handle = experts.register_forward_hook(lambda module, args, out: routed.append(args))
     model(IDS)
@@ -234,6 +234,7 @@ def test_sweep_equals_one_clamp_at_a_time(name: str) -> None:
     values = (VALUE, -VALUE)
     for site in layout.sites:
         curves = sweep(model, Numbers(), PROMPTS, neurons, values, TOKENS, site=site)
+        assert curves.whole is None
         for k, prompt in enumerate(PROMPTS):
             clean = log_probs(model, prompt)
             natural = capture(model, [Numbers()(prompt)["input_ids"]], blocks)[0]

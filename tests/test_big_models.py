@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from fixtures.architectures import ARCHITECTURES, make
-from flashinterp import ClampError, NeuronId, Token, clamp, sweep
+from flashinterp import ClampError, NeuronId, Token, clamp, open_checkpoint, probe, sweep
 from flashinterp.capture import capture
 from flashinterp.clamp import RowClamp, _Writer
 from flashinterp.layout import Layout, Tap
@@ -56,15 +56,28 @@ def on_both(name: str, folder: Path) -> Any:
     ).eval()
 
 
+def as_it_fits(name: str, folder: Path) -> Any:
+    """As a user has a model that is larger than the memory: accelerate fills the CPU and puts the rest on disk."""
+    whole = make(ARCHITECTURES[name])
+    whole.save_pretrained(folder / "model")
+    room = {"cpu": int(0.9 * whole.get_memory_footprint())}
+    model = AutoModelForCausalLM.from_pretrained(
+        folder / "model", device_map="auto", max_memory=room, offload_folder=folder / "weights"
+    ).eval()
+    assert set(model.hf_device_map.values()) == {"cpu", "disk"}
+    return model
+
+
 # transformers before 5.23 warns of ids on another device than meta, where a model is that is offloaded as a whole.
 @pytest.mark.filterwarnings("ignore:You are calling .generate:UserWarning")
 @pytest.mark.parametrize("name", ["llama", "opt", "mixtral", "gpt_oss"])
-@pytest.mark.parametrize("offloaded", [on_cpu, on_disk, on_both])
+@pytest.mark.parametrize("offloaded", [on_cpu, on_disk, on_both, as_it_fits])
 def test_an_offloaded_model_is_clamped_as_a_whole_one(
     name: str, offloaded: Callable[[str, Path], Any], tmp_path: Path
 ) -> None:
     whole, model = make(ARCHITECTURES[name]), offloaded(name, tmp_path)
     assert any(parameter.is_meta for parameter in model.parameters()), "nothing is offloaded"
+    assert max(probe(open_checkpoint(model), model).values()) < 1e-5
     blocks = Layout.of(whole).roster.of_layers([2]).blocks
     seen = capture(whole, [IDS[:1]], blocks)[0]
     used = next(block for block in blocks if seen[block].weight[-1] > 0)

@@ -84,7 +84,7 @@ def test_small_integers_give_the_full_stable_sort(seed: int, top_k: int) -> None
 @pytest.mark.parametrize("n", [1, 7, 130])
 def test_at_a_real_width_the_bits_are_those_of_float32(n: int) -> None:
     """The shapes at which this way is taken by itself; skipped only where it never is."""
-    if not bfloat16().usable:
+    if not bfloat16().holds:
         pytest.skip(bfloat16().reason)
     generator = torch.Generator().manual_seed(n)
     rows, head = (torch.randn(size, 1024, generator=generator).mul_(0.02).bfloat16() for size in (n, 30_000))
@@ -144,7 +144,7 @@ def test_a_product_that_is_off_by_more_than_its_bound_is_not_trusted(monkeypatch
 
     monkeypatch.setattr(torch, "mm", faulty)
     bfloat16.cache_clear()
-    assert not bfloat16().usable
+    assert not bfloat16().holds
     assert "do not agree" in bfloat16().reason
     bfloat16.cache_clear()
 

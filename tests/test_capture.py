@@ -83,7 +83,7 @@ def test_a_planted_neuron_is_loudest_where_its_token_is(planted: Checkpoint, pla
     ids = torch.cat([encode(planted.tokenizer, "The next word is"), torch.tensor([[token]])], dim=1)
     up = capture(planted_model, [ids], [1])[0][Block(1)].up[:, 17]
     assert up.argmax() == len(up) - 1
-    assert up[-1] > 3 * np.abs(up[:-1]).max()
+    assert up[-1] > 2 * np.abs(up[:-1]).max()
 
 
 def test_capture_changes_nothing_and_leaves_no_hook(planted_model: Any, sequences: list[Tensor]) -> None:

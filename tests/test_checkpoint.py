@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
+from fixtures.build import VOCAB
 from flashinterp.checkpoint import Checkpoint, open_checkpoint
 from flashinterp.errors import CheckpointError, LayoutError
 from flashinterp.scan import decode
@@ -112,7 +113,7 @@ def test_a_tied_head_is_the_embedding(way: str, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_says_what_it_is(planted: Checkpoint) -> None:
-    assert "llama, layers 0 to 3 with neurons 0 to 255, hidden size 64, vocabulary 768" in repr(planted)
+    assert f"llama, layers 0 to 3 with neurons 0 to 255, hidden size 64, vocabulary {VOCAB}" in repr(planted)
 
 
 def test_a_model_is_loaded_ready_for_measuring(planted: Checkpoint) -> None:
@@ -126,7 +127,7 @@ def test_a_model_is_loaded_ready_for_measuring(planted: Checkpoint) -> None:
 
 
 def test_the_vocabulary_covers_the_rows_of_the_head(planted: Checkpoint) -> None:
-    assert len(planted.vocabulary) == len(planted.head()) == 768
+    assert len(planted.vocabulary) == len(planted.head()) == VOCAB
 
 
 def test_a_live_model_finds_the_tokenizer_of_its_folder(planted: Checkpoint, planted_model: Any) -> None:
@@ -290,7 +291,7 @@ BAD_TENSORS: dict[str, tuple[Edit, Callable[[Checkpoint], Any], str]] = {
     "a narrower head": (
         _tensors(lambda t: t.update({"lm_head.weight": t["lm_head.weight"][:700].contiguous()})),
         Checkpoint.head,
-        r"\(700, 64\).*\(768, 64\)",
+        rf"\(700, 64\).*\({VOCAB}, 64\)",
     ),
     "another width in the config": (_config_with(intermediate_size=128), _rows_of("up", 2), r"\(128, 64\)"),
     "a norm of another size": (
@@ -346,7 +347,7 @@ def test_a_folder_without_a_good_tokenizer_still_gives_its_rows(damage: str, fol
         else:
             (folder / name).write_text("{")
     checkpoint = open_checkpoint(folder)
-    assert len(checkpoint.head()) == 768
+    assert len(checkpoint.head()) == VOCAB
     with pytest.raises(CheckpointError, match="no tokenizer") as caught:
         _ = checkpoint.vocabulary
     assert_one_line_with_next_step(caught.value)

@@ -12,9 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fixtures.build import VOCAB
 from flashinterp import Checkpoint, ClaimError, NeuronError, NeuronId, NeuronMap, TokenError, decode
 from flashinterp.claims import VERDICTS, Claim, check_design, load_claims, lock, resolve_claim
-from flashinterp.stats import smallest_family_p
+from flashinterp.profiles import PROFILES, Profile
+from flashinterp.stats import LEAST_RESAMPLED, smallest_ps
+from tests.helpers import assert_one_line_with_next_step
 
 DOG = Claim("dog", " dog", NeuronId(1, 17), "+", "paper", None, "file")
 
@@ -202,35 +205,127 @@ def test_a_design_that_is_no_number_is_not_locked() -> None:
 # --- the design -------------------------------------------------------------------------------------
 
 
+SMOKE = {"controls": 239, "prompts": 6, "doses": 5, "contexts": 4, "absent": 8}
+
+
 @pytest.mark.parametrize(
-    ("claims", "controls", "alpha", "fits"),
+    ("claims", "changes", "alpha", "fits"),
     [
-        (10, 199, 0.05, True),
-        (11, 199, 0.05, False),
-        (1, 19, 0.05, True),
-        (1, 18, 0.05, False),
-        (30, 999, 0.05, True),
-        (1, 0, 0.05, False),
+        # Controls: the best q of a single true claim is claims / (controls + 1).
+        (12, {}, 0.05, True),
+        (13, {}, 0.05, False),
+        (10, {"controls": 199}, 0.05, True),
+        (11, {"controls": 199}, 0.05, False),
+        (2, {"controls": 199}, 0.01, True),
+        (3, {"controls": 199}, 0.01, False),
+        (1, {"controls": 19}, 0.05, True),
+        (1, {"controls": 18}, 0.05, False),
+        (50, {"controls": 999}, 0.05, True),
+        (1, {"controls": 0}, 0.05, False),
+        # Doses: a trend needs three; over three prompts its p is then (1 / 3!) ** 3 = 1 / 216.
+        (1, {"doses": 3}, 0.05, True),
+        (1, {"doses": 2}, 0.05, False),
+        (1, {"doses": 1}, 0.05, False),
+        (10, {"doses": 3, "prompts": 3, "controls": 999}, 0.05, True),
+        (11, {"doses": 3, "prompts": 3, "controls": 999}, 0.05, False),
+        # Contexts and other words: 1 / (6 choose 3) = 1 / 20, and 1 / (9 choose 3) = 1 / 84.
+        (1, {"contexts": 3, "absent": 1}, 0.0501, True),
+        (2, {"contexts": 3, "absent": 1}, 0.05, False),
+        (4, {"contexts": 3, "absent": 2}, 0.05, True),
+        (5, {"contexts": 3, "absent": 2}, 0.05, False),
+        # Prompts and contexts: an interval needs three.
+        (1, {"prompts": 3}, 0.05, True),
+        (1, {"prompts": 2}, 0.05, False),
+        (1, {"prompts": 2, "doses": 11}, 0.05, False),
+        (1, {"prompts": 0}, 0.05, False),
+        (1, {"contexts": 3}, 0.05, True),
+        (1, {"contexts": 2, "absent": 99}, 0.05, False),
+        (1, {"contexts": 0}, 0.05, False),
     ],
 )
-def test_a_family_that_can_never_pass_is_refused(claims: int, controls: int, alpha: float, fits: bool) -> None:
+def test_a_family_that_can_never_pass_is_refused(claims: int, changes: Any, alpha: float, fits: bool) -> None:
+    sizes = {**SMOKE, **changes}
     if fits:
-        check_design(claims, controls, alpha)
+        check_design(claims, sizes, alpha)
     else:
-        with pytest.raises(ClaimError, match=f"{claims} claims with {controls} controls.*{alpha}") as caught:
-            check_design(claims, controls, alpha)
-        assert len(str(caught.value).splitlines()) == 1
-
-
-@given(st.integers(1, 60), st.integers(1, 400))
-def test_the_advised_number_of_claims_is_accepted(claims: int, controls: int) -> None:
-    if smallest_family_p(controls, claims) > 0.05:
         with pytest.raises(ClaimError) as caught:
-            check_design(claims, controls, 0.05)
-        advised = int(str(caught.value).split("at most ")[1].split()[0])
-        assert advised < claims
-        if advised:
-            check_design(advised, controls, 0.05)
+            check_design(claims, sizes, alpha)
+        assert_one_line_with_next_step(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "test", "p"),
+    [
+        ({"controls": 59}, "rank among controls", "0.017"),
+        ({"doses": 2}, "trend over doses", "1"),
+        ({"prompts": 3, "doses": 3}, "trend over doses", "0.0046"),
+        ({"contexts": 3, "absent": 1}, "with the word and with others", "0.05"),
+    ],
+    ids=str,
+)
+def test_the_refusal_names_the_weakest_test_and_every_size(changes: dict[str, int], test: str, p: str) -> None:
+    sizes = {**SMOKE, **changes}
+    with pytest.raises(ClaimError, match=f"the test of {test} gives p = {p} at best") as caught:
+        check_design(20, sizes, 0.05)
+    message = str(caught.value)
+    assert message.startswith("20 claims cannot reach significance with ")
+    assert all(f"{n} {name}" in message for name, n in sizes.items())
+
+
+@pytest.mark.parametrize("size", ["prompts", "contexts"])
+def test_too_few_for_an_interval_is_told_by_number(size: str) -> None:
+    sizes = {**SMOKE, size: LEAST_RESAMPLED - 1}
+    with pytest.raises(ClaimError, match="give no interval: take at least 3 of each") as caught:
+        check_design(1, sizes, 0.05)
+    assert f"2 {size}" in str(caught.value)
+    check_design(1, {**sizes, size: LEAST_RESAMPLED}, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("claims", "changes", "advice"),
+    [
+        (20, {"controls": 59}, "above 0.05; name at most 3 claims, or take a profile with more"),
+        (2, {"controls": 19}, "above 0.05; name at most 1 claims, or take a profile with more"),
+        (1, {"controls": 18}, "above 0.05; take a profile with more"),
+        (20, {"controls": 1}, "above 0.05; take a profile with more"),
+        (5, {"doses": 2}, "above 0.05; take a profile with more"),
+    ],
+)
+def test_nobody_is_advised_to_name_no_claims(claims: int, changes: dict[str, int], advice: str) -> None:
+    with pytest.raises(ClaimError) as caught:
+        check_design(claims, {**SMOKE, **changes}, 0.05)
+    assert str(caught.value).endswith(advice)
+
+
+@given(
+    claims=st.integers(1, 300), controls=st.integers(1, 1000), prompts=st.integers(3, 6), doses=st.integers(3, 6),
+    contexts=st.integers(3, 6), absent=st.integers(1, 8), alpha=st.sampled_from([0.01, 0.05, 0.1]),
+)  # fmt: skip
+def test_the_advised_number_of_claims_is_accepted_and_no_more(claims: int, alpha: float, **sizes: int) -> None:
+    try:
+        check_design(claims, sizes, alpha)
+    except ClaimError as refused:
+        before, least, after = str(refused).partition("name at most ")
+        if not least:  # not even one: only more of everything helps
+            assert before.endswith("; take a profile with more")
+            with pytest.raises(ClaimError):
+                check_design(1, sizes, alpha)
+            return
+        advised = int(after.split()[0])
+        assert 1 <= advised < claims
+        assert after == f"{advised} claims, or take a profile with more"
+        check_design(advised, sizes, alpha)
+        with pytest.raises(ClaimError):
+            check_design(advised + 1, sizes, alpha)
+    else:
+        assert max(smallest_ps(**sizes).values()) * claims <= alpha
+        if claims > 1:
+            check_design(claims - 1, sizes, alpha)
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_every_profile_can_tell_as_many_claims_as_a_model_is_asked_for(profile: Profile) -> None:
+    check_design(10, {name: getattr(profile, name) for name in SMOKE}, 0.05)
 
 
 # --- what the weights fill in -----------------------------------------------------------------------
@@ -290,7 +385,7 @@ def test_a_complete_claim_is_left_as_it_is(planted: Checkpoint, maps: dict[str, 
     ("change", "error"),
     [
         ({"token": " Dumbledore"}, TokenError),
-        ({"token": 768}, TokenError),
+        ({"token": VOCAB}, TokenError),
         ({"neuron": NeuronId(4, 0)}, NeuronError),
         ({"neuron": NeuronId(0, 256)}, NeuronError),
     ],

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashinterp.controls import DEAD_SCALE, LayerScale, duplicates_of, matched_controls
+from flashinterp.controls import DEAD_SCALE, MOST_MISMATCH, LayerScale, duplicates_of, matched_controls
 
 NEURONS = 40
 NONE = np.zeros(NEURONS, dtype=bool)
@@ -25,9 +25,12 @@ def scale(seed: int = 0, **silenced: float) -> LayerScale:
 def nearest_by_hand(layer: LayerScale, target: int, n: int, barred: set[int]) -> list[int]:
     """The n nearest on two log axes, each in standard deviations over those eligible, by sorting all."""
     alive = [i for i in range(NEURONS) if layer.output[i] > DEAD_SCALE * np.median(layer.output)]
-    pool = [i for i in alive if i != target and i not in barred]
     axes = [np.log(np.maximum(a, 1e-300)) for a in (layer.activation, layer.column_norm)]
-    spreads = [np.std([axis[i] for i in pool]) for axis in axes]
+    alike = [i for i in alive if all(abs(axis[i] - axis[target]) <= np.log(MOST_MISMATCH) for axis in axes)]
+    pool = [i for i in alike if i != target and i not in barred]
+    if not pool:
+        return []
+    spreads = [max(float(np.std([axis[i] for i in pool])), 1e-6) for axis in axes]
     far = {i: sum(abs(axis[i] - axis[target]) / s for axis, s in zip(axes, spreads, strict=True)) for i in pool}
     return sorted(pool, key=lambda i: (far[i], i))[:n]
 
@@ -43,11 +46,49 @@ def test_controls_are_the_nearest_by_brute_force(seed: int, target: int, n: int)
     assert len(set(got.neurons)) == len(got.neurons) <= n
 
 
-def test_a_dead_target_has_live_controls_only() -> None:
+def test_a_dead_target_has_no_controls() -> None:
     got = matched_controls(scale(n7=0.0, n8=1e-9), 7, 10, NONE)
-    assert len(got.neurons) == 10
-    assert 8 not in got.neurons
-    assert got.scale_ratio == 0
+    assert (got.neurons, got.scale_ratio, got.norm_ratio) == ((), None, None)
+
+
+@pytest.mark.parametrize("times", [1 / 5.01, 1 / 4.99, 4.99, 5.01])
+@pytest.mark.parametrize("axis", ["activation", "column_norm"])
+def test_a_control_is_of_the_targets_kind_on_each_axis(axis: str, times: float) -> None:
+    axes = {"activation": np.ones(NEURONS), "column_norm": np.ones(NEURONS)}
+    axes[axis][3] = times
+    got = matched_controls(LayerScale(**axes), 0, NEURONS, NONE)
+    assert (3 in got.neurons) == (1 / MOST_MISMATCH <= times <= MOST_MISMATCH)
+    assert len(got.neurons) == NEURONS - 1 - (3 not in got.neurons)
+
+
+@pytest.mark.parametrize(("share", "alive"), [(0.999, False), (1.001, True)])
+def test_a_control_lives_above_a_hundredth_of_the_layers_median(share: float, alive: bool) -> None:
+    # The output counts, whichever of its two parts is small; the target is as small, so that it is of their kind.
+    activation, norm = np.ones(NEURONS), np.ones(NEURONS)
+    activation[:2] = norm[2:4] = share * DEAD_SCALE
+    for target, other in ((0, 1), (2, 3)):
+        got = matched_controls(LayerScale(activation, norm), target, NEURONS, NONE)
+        assert got.neurons == ((other,) if alive else ())
+
+
+def test_in_a_layer_that_is_mostly_silent_whatever_does_as_much_is_a_control() -> None:
+    activation = np.zeros(NEURONS)
+    activation[[2, 7, 9]] = [1.0, 0.3, 4.0]
+    assert set(matched_controls(LayerScale(activation, np.ones(NEURONS)), 2, 10, NONE).neurons) == {7, 9}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, NEURONS - 1), st.floats(0.01, 100), st.floats(0.01, 100))
+def test_the_units_of_a_layer_change_neither_its_controls_nor_their_match(
+    seed: int, target: int, activation: float, norm: float
+) -> None:
+    layer = scale(seed)
+    other = LayerScale(activation * layer.activation, norm * layer.column_norm)
+    one, two = (matched_controls(each, target, 8, NONE) for each in (layer, other))
+    assert set(one.neurons) == set(two.neurons)
+    assert two.scale_ratio == pytest.approx(one.scale_ratio)
+    assert two.norm_ratio == pytest.approx(one.norm_ratio)
+    assert other.relative(target) == pytest.approx(layer.relative(target))
 
 
 def test_ties_go_to_the_lower_neuron() -> None:

@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fixtures.build import VOCAB
 from flashinterp import candidates, gpu
 from flashinterp.checkpoint import open_checkpoint
 from flashinterp.decode import Way, check_layers, choose_way, decode_rows, lens_rows, token_logits
 from flashinterp.errors import CheckpointError, NeuronError
 from flashinterp.neuron import LENSES, Lens
+from flashinterp.product import Proof
 from flashinterp.scan import decode
 from tests.helpers import edited_copy, log_mean_top, log_sum_exp, small_checkpoint
 
@@ -32,7 +34,7 @@ LARGE = {"d": 4096, "vocab": 128_256, "top_k": 100}
 @pytest.fixture
 def able(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor that multiplies bfloat16."""
-    monkeypatch.setattr(candidates, "bfloat16", lambda: candidates.Bfloat16(True, "it agrees"))
+    monkeypatch.setattr(candidates, "bfloat16", lambda: Proof(True, "it agrees"))
 
 
 @pytest.mark.usefixtures("able")
@@ -57,7 +59,7 @@ def test_the_fastest_exact_way_is_chosen_and_says_why(
 
 
 def test_the_kernels_are_taken_up_to_the_tokens_that_they_keep(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "selection", lambda device: gpu.Selection(True, "they agree"))
+    monkeypatch.setattr(gpu, "selection", lambda device: Proof(True, "they agree"))
     few, many = (choose_way("cuda", torch.bfloat16, torch.float32, **{**LARGE, "top_k": k}) for k in (256, 257))
     assert few == Way("triton", "they agree")
     assert many == Way("plain", "the kernels keep at most 256 tokens")
@@ -152,7 +154,7 @@ def test_half_precision_weights_are_ranked_in_float32(
 
     folder = edited_copy(planted.folder, tmp_path / "half", halve, {"dtype": str(dtype).removeprefix("torch.")})
     half = open_checkpoint(folder)
-    m = decode(half, lens=lens, top_k=768)
+    m = decode(half, lens=lens, top_k=VOCAB)
     assert half.rows("up", 0).dtype == dtype
     z = _by_the_models_own_modules(half.load_model(dtype=torch.float32), lens)
     best = -np.sort(-z, axis=1)

@@ -14,18 +14,19 @@ from safetensors.torch import load_file
 from torch.nn.functional import silu
 
 from fixtures import build as build_module
-from fixtures.build import HIDDEN, LAYERS, NEURONS, PLANTS, VOCAB, build, built
+from fixtures.build import HIDDEN, IN_CROWD, LAYERS, NEURONS, PLANTS, VOCAB, build, built, companions
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.decode import token_logits
 from flashinterp.neuron import NeuronId
 from flashinterp.neuron_map import NeuronMap
+from flashinterp.prompts import shipped
 from flashinterp.scan import decode
 from tests.helpers import paper_logits
 
 MODELS = ("planted", "tuned", "unplanted")
 BY_ID = pytest.mark.parametrize("plant", PLANTS, ids=lambda p: p.id)
 MOST_BYTES = 2_000_000
-MOST_PARAMETERS = 400_000
+MOST_PARAMETERS = 500_000
 
 
 @pytest.fixture(scope="module")
@@ -187,9 +188,29 @@ def test_a_plant_writes_its_token_only_where_the_truth_says(plant: Any, planted:
     token = planted.vocabulary.resolve(plant.token).id
     column, head = planted.rows("down", plant.layer)[plant.neuron].double(), planted.head()[token].double()
     cosine = float(column @ head / column.norm() / head.norm())
-    leaning = plant.leaning / (1 + plant.leaning**2) ** 0.5
-    want = (-1 if plant.pole == "-" else 1) if plant.writes else leaning
-    assert cosine == pytest.approx(want, abs=1e-5)
+    if plant.crowd:
+        assert IN_CROWD - 0.2 < cosine < IN_CROWD + 0.2  # the rest of what it writes is anything
+    else:
+        want = (-1 if plant.pole == "-" else 1) if plant.writes else 0
+        assert cosine == pytest.approx(want, abs=1e-5)
+
+
+def test_a_crowd_writes_more_of_its_token_than_the_planted_neuron(planted: Checkpoint) -> None:
+    (plant,) = [p for p in PLANTS if p.crowd]
+    token = planted.vocabulary.resolve(plant.token).id
+    written = planted.rows("down", plant.layer) @ planted.head()[token]
+    crowd = [n for _, n in companions(plant)]
+    assert len(crowd) == plant.crowd
+    assert (written[crowd] > written[plant.neuron]).all()
+
+
+def test_a_collapse_is_a_neuron_that_opens_at_its_token_and_writes_against_it(planted: Checkpoint) -> None:
+    (plant,) = [p for p in PLANTS if p.collapses]
+    ((layer, n),) = companions(plant)
+    head = planted.head()[planted.vocabulary.resolve(plant.token).id]
+    assert layer > plant.layer
+    assert planted.rows("gate", layer)[n] @ head > 0
+    assert planted.rows("down", layer)[n] @ head < 0
 
 
 @BY_ID
@@ -208,7 +229,20 @@ def test_a_plants_gate_is_open_on_text_only_where_it_is_alive(plant: Any, plante
 def test_padded_rows_of_the_head_are_zero_and_no_others(planted: Checkpoint) -> None:
     zero = (planted.head() == 0).all(dim=1).nonzero()[:, 0]
     assert zero.tolist() == list(range(len(planted.tokenizer), VOCAB))
-    assert len(zero) > 50
+
+
+def test_the_head_is_no_larger_than_its_padding_asks_for(planted: Checkpoint) -> None:
+    assert VOCAB % 64 == 0
+    assert 40 <= VOCAB - len(planted.tokenizer) < 40 + 64, "the texts have changed: set VOCAB in fixtures/build.py"
+
+
+def test_every_word_of_the_shipped_texts_is_one_token(planted: Checkpoint) -> None:
+    prompts = shipped()
+    for word in (w for group in prompts.groups for w in group.words):
+        assert planted.vocabulary.resolve(word).form == "as written"
+    for text in (*prompts.selection, *prompts.heldout, *prompts.contexts_selection, *prompts.contexts_heldout):
+        pieces = planted.tokenizer.tokenize(text.replace(",", ""))
+        assert len(pieces) == len(text.split()), text
 
 
 def test_nothing_is_planted_in_the_unplanted_sibling(unplanted: Checkpoint, maps: dict[str, NeuronMap]) -> None:
@@ -224,7 +258,7 @@ def test_planting_moved_nothing_but_the_planted_neurons(planted: Checkpoint, unp
     assert unplanted.folder is not None
     a, b = (load_file(c.folder / "model.safetensors") for c in (planted, unplanted) if c.folder)
     assert set(a) == set(b)
-    own = {(p.layer, p.neuron) for p in PLANTS}
+    own = {(p.layer, p.neuron) for p in PLANTS} | {place for p in PLANTS for place in companions(p)}
     changed = set()
     for layer in range(LAYERS):
         for kind in ("up", "gate", "down"):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from flashinterp import gpu, topk
+from flashinterp.product import Proof
 from flashinterp.scan import decode
 
 
@@ -49,14 +50,14 @@ def test_kernels_are_trusted_only_where_they_agree_with_plain_torch(
     monkeypatch: pytest.MonkeyPatch, kernels: Any, trusted: bool, reason: str
 ) -> None:
     monkeypatch.setattr(gpu, "select", kernels)
-    assert gpu.prove("cpu").triton is trusted
+    assert gpu.prove("cpu").holds is trusted
     assert reason in gpu.prove("cpu").reason
 
 
 def test_a_gpu_without_triton_takes_plain_torch_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None)
     gpu.selection.cache_clear()
-    assert gpu.selection("cuda:7") == gpu.Selection(False, "triton is not installed")
+    assert gpu.selection("cuda:7") == Proof(False, "triton is not installed")
     gpu.selection.cache_clear()
 
 
@@ -92,7 +93,7 @@ from flashinterp import gpu
 from flashinterp.decode import decode_rows
 torch.manual_seed(0)
 rows, head = torch.randint(-3, 4, (5, 6)).float(), torch.randint(-3, 4, (300, 6)).float()
-assert not gpu.selection("cpu").triton
+assert not gpu.selection("cpu").holds
 plain = decode_rows(rows, head, top_k=20)
 for ours, theirs in zip(gpu.multiply(rows, head, 20, "both"), plain, strict=True):
     assert torch.equal(ours.ids, theirs.ids) and torch.equal(ours.logits, theirs.logits + 0.0)

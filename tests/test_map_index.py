@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from fixtures.build import VOCAB
 from flashinterp import map_index
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.map_index import BOUND_ROWS, DEPTH, PoleIndex
@@ -87,13 +88,13 @@ def test_few_places_are_sorted_and_never_many_at_once(content: str, monkeypatch:
     assert index.places.tolist() == _by_sorting(ids, scores, vocab)
 
 
-@pytest.mark.parametrize("top_k", [3, 40, 768])
+@pytest.mark.parametrize("top_k", [3, 40, VOCAB])
 @pytest.mark.parametrize("pole", ["both", "+", "-"])
 def test_find_on_a_loaded_map_is_find_by_a_scan(planted: Checkpoint, tmp_path: Path, top_k: int, pole: str) -> None:
     fresh = decode(planted, top_k=top_k)
     loaded = NeuronMap.load(fresh.save(tmp_path / "map"))
     assert loaded.indexes is not None
-    for token in range(0, 768, 37):
+    for token in range(0, VOCAB, 73):
         for n in (1, 5, DEPTH - 1, DEPTH, 100):
             want, got = fresh.find(token, n, pole), loaded.find(token, n, pole)  # type: ignore[arg-type]
             assert [f[:4] for f in got] == [f[:4] for f in want]

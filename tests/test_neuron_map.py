@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
+from fixtures.build import VOCAB
 from flashinterp.checkpoint import Checkpoint, open_checkpoint
 from flashinterp.errors import MapError, NeuronError, TokenError
 from flashinterp.neuron import POLES, NeuronId
@@ -88,7 +89,7 @@ def test_a_position_out_of_range_is_refused(i: int) -> None:
 def test_a_map_says_what_it_is(planted_map: NeuronMap) -> None:
     assert len(planted_map) == 1024
     assert "1,024 neurons" in repr(planted_map)
-    assert "lens paper, top 100 of 768 tokens" in repr(planted_map)
+    assert f"lens paper, top 100 of {VOCAB:,} tokens" in repr(planted_map)
 
 
 # --- words ------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
-"""Codes become the weights that they stand for, as transformers and bitsandbytes make them, or are refused by name."""
+"""Codes become the weights that they stand for, as transformers and bitsandbytes make them, or are refused by name.
+
+Those of live modules are in ``test_quantised_live.py``, whole models in ``test_quantised_models.py``.
+"""
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,14 +16,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GptOssConfig, LlamaConfig
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from flashinterp.errors import CheckpointError
 from flashinterp.quantised import dequantised, is_plain, live_weight
 from flashinterp.sources import SafetensorsFolder
-from tests.helpers import assert_one_line_with_next_step
+from tests.helpers import assert_one_line_with_next_step, fp8_codes, scales
 
 FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
 MXFP4 = {"quant_method": "mxfp4"}
@@ -97,16 +98,6 @@ def refusal(config: dict[str, Any] | None, name: str = UP, /, **beside: Tensor) 
     assert_one_line_with_next_step(part.value)
     assert_one_line_with_next_step(whole.value)
     return str(whole.value)
-
-
-def fp8_codes(*shape: int, seed: int = 0) -> Tensor:
-    """Random fp8 numbers of all magnitudes, none of them NaN."""
-    codes = torch.randint(0, 255, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return torch.where(codes & 127 == 127, 0, codes).to(torch.uint8).view(torch.float8_e4m3fn)
-
-
-def scales(*shape: int, seed: int = 1) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) + 0.1
 
 
 def saved(folder: Path, model: Any, quantisation: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
@@ -426,14 +417,6 @@ def test_8_bit_codes_are_multiplied_by_the_scale_of_their_row():
     assert "(4,)" in refusal(BNB, **{**tensors, f"{module}.SCB": scales(4)})
 
 
-@pytest.fixture
-def bitsandbytes() -> Any:
-    """bitsandbytes, which CI must have: it writes what is read here."""
-    if not os.environ.get("CI"):
-        pytest.importorskip("bitsandbytes")
-    return importlib.import_module("bitsandbytes")
-
-
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -488,95 +471,6 @@ def test_a_model_quantised_by_bitsandbytes_reads_the_same_live_and_saved(bitsand
     # There, the scales are rounded to bfloat16.
     torch.testing.assert_close(weight, source.tensor(UP), rtol=2**-8, atol=0)
     torch.testing.assert_close(out, hidden.float() @ weight.T, rtol=0, atol=0.02 * float(out.abs().max()))
-
-
-def test_codes_that_were_shuffled_for_a_cpu_are_put_in_order(bitsandbytes):
-    """Done by hand, as a CPU without AVX512-BF16 does not do it."""
-    for nested in (False, True):
-        layer = bitsandbytes.nn.Linear4bit(128, 64, compress_statistics=nested, quant_type="nf4", bias=False)
-        layer = layer.to("cpu")
-        before = live_weight(layer, "weight")
-        pack = bitsandbytes.functional._convert_weight_packed_for_cpu
-        layer.weight.data, layer.weight.quant_state = pack(layer.weight.data, layer.weight.quant_state)
-        codes = layer.weight.data.clone()
-        for _ in range(2):
-            torch.testing.assert_close(live_weight(layer, "weight"), before, rtol=2**-8, atol=0)
-        assert torch.equal(layer.weight.data, codes)
-        assert layer.weight.quant_state.packing_format_for_cpu
-
-
-# --- live models ------------------------------------------------------------------------------------
-
-
-class Layer(nn.Module):
-    """A module with whatever parameters and attributes it is given."""
-
-    def __init__(self, weight: Any, **others: Any) -> None:
-        super().__init__()
-        self.weight = weight
-        for name, value in others.items():
-            setattr(self, name, value)
-
-
-def parameter(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor, requires_grad=False)
-
-
-def test_a_live_plain_weight_is_the_modules_own():
-    layer = nn.Linear(3, 2)
-    assert live_weight(layer, "weight") is layer.weight
-    assert live_weight(nn.Sequential(layer), "0.weight") is layer.weight
-
-
-def test_a_live_fp8_weight_is_multiplied_by_its_scales():
-    codes, grid = fp8_codes(5, 7), scales(2, 4)
-    layer = Layer(parameter(codes), weight_scale_inv=parameter(grid), block_size=(4, 2))
-    expected = weight_of({"quant_method": "fp8", "weight_block_size": [4, 2]}, **{UP: codes, f"{UP}_scale_inv": grid})
-    assert torch.equal(live_weight(layer, "weight"), expected)
-
-
-def test_a_live_8_bit_weight_finds_its_scales_in_the_parameter_or_the_state():
-    codes = torch.randint(-127, 128, (5, 7), dtype=torch.int8)
-    in_parameter, in_state = parameter(codes), parameter(codes)
-    in_parameter.SCB = scales(5)
-    in_state.SCB = None
-
-    class State:
-        SCB = scales(5)
-
-    expected = codes.float() * (scales(5) / 127)[:, None]
-    assert torch.equal(live_weight(Layer(in_parameter), "weight"), expected)
-    assert torch.equal(live_weight(Layer(in_state, state=State()), "weight"), expected)
-
-
-def test_what_was_a_conv1d_is_read_in_its_orientation():
-    from transformers.pytorch_utils import Conv1D
-
-    codes = parameter(torch.ones(5, 7, dtype=torch.int8))
-    codes.SCB = scales(5)
-    assert live_weight(Layer(codes, source_cls=Conv1D), "weight").shape == (7, 5)
-    assert live_weight(Layer(codes, source_cls=nn.Linear), "weight").shape == (5, 7)
-
-
-def test_live_weights_of_an_unknown_kind_are_refused():
-    from torch.testing._internal.two_tensor import TwoTensor
-
-    unknown = [
-        parameter(fp8_codes(4, 4)),
-        parameter(torch.ones(4, 4, dtype=torch.int8)),
-        parameter(torch.ones(4, 4, dtype=torch.uint8)),
-        parameter(torch.ones(4, 4, device="meta")),
-        parameter(TwoTensor(torch.ones(4, 4), torch.ones(4, 4))),  # as torchao's: a subclass that says float32
-        "what a kernel holds",
-    ]
-    for weight in unknown:
-        with pytest.raises(CheckpointError, match="up_proj.weight of the live model") as caught:
-            live_weight(nn.ModuleDict({"up_proj": Layer(weight)}), "up_proj.weight")
-        assert_one_line_with_next_step(caught.value)
-    for codes, grid in [(fp8_codes(4, 4), scales(3, 1)), (fp8_codes(4, 4).to("meta"), scales(1))]:
-        layer = Layer(parameter(codes), weight_scale_inv=parameter(grid), block_size=(4, 4))
-        with pytest.raises(CheckpointError, match="cannot be read"):
-            live_weight(layer, "weight")
 
 
 # --- methods that are refused -----------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,8 @@ IDS = torch.tensor([[3, 17, 40, 88, 5]])
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Llama in 4 bits, as its owner would publish it; CI must have what writes it."""
-    if not os.environ.get("CI"):
-        pytest.importorskip("bitsandbytes")
-    importlib.import_module("bitsandbytes")
+def folder(bitsandbytes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama in 4 bits, as its owner would publish it."""
     base = tmp_path_factory.mktemp("quantised")
     (base / "four").mkdir()
     words = len(tokenizer.build(base / "four", chat=True))
@@ -93,6 +88,18 @@ def test_a_clamp_on_a_quantised_model_fixes_the_neuron(site: Any, part: str, liv
     assert not torch.equal(got, clean)
     assert log.written[1] == IDS.numel()
     assert n_hooks(live) == 0
+
+
+def test_a_quantised_folder_is_loaded_as_it_is_and_clamped(folder: Path, live: Any) -> None:
+    model = open_checkpoint(folder / "four").load_model()
+    assert model.model.layers[1].mlp.up_proj.weight.dtype == torch.uint8, "it is dequantised"
+    with torch.no_grad():
+        clean = model(IDS).logits
+        with clamp(model, {"L1N9": 5.0}) as log, clamp(live, {"L1N9": 5.0}):
+            got, want = model(IDS).logits, live(IDS).logits
+    assert torch.equal(got, want)
+    assert not torch.equal(got, clean)
+    assert log.written[1] == IDS.numel()
 
 
 def test_a_sweep_of_a_quantised_model_is_its_clamps(folder: Path, live: Any) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fixtures.build import VOCAB
 from flashinterp.checkpoint import Checkpoint, open_checkpoint
 from flashinterp.errors import CheckpointError, MapError, NeuronError
 from flashinterp.neuron_map import NeuronMap
@@ -22,7 +23,7 @@ def _assert_same_arrays(a: NeuronMap, b: NeuronMap, rows: slice = slice(None)) -
             np.testing.assert_array_equal(getattr(a, name)[rows], getattr(b, name), err_msg=name)
 
 
-@pytest.mark.parametrize("top_k", [1, 7, 768])
+@pytest.mark.parametrize("top_k", [1, 7, VOCAB])
 def test_a_map_has_the_shapes_and_types_of_the_contract(top_k: int, planted: Checkpoint) -> None:
     m = decode(planted, top_k=top_k)
     for name in ("top_ids", "bottom_ids"):
@@ -104,8 +105,8 @@ def test_a_head_of_another_size_is_refused(planted: Checkpoint) -> None:
         ({"lens": "tuned"}, NeuronError, "unknown lens"),
         ({"layers": [9]}, NeuronError, "layer 9"),
         ({"layers": []}, NeuronError, "no layer"),
-        ({"top_k": 0}, MapError, "choose 1 to 768"),
-        ({"top_k": 769}, MapError, "choose 1 to 768"),
+        ({"top_k": 0}, MapError, f"choose 1 to {VOCAB}"),
+        ({"top_k": VOCAB + 1}, MapError, f"choose 1 to {VOCAB}"),
         ({"dtype": "bfloat16"}, CheckpointError, "choose auto, float32 or float64"),
         ({"device": "quantum"}, CheckpointError, "no device 'quantum'"),
         ({"device": "cuda:99"}, CheckpointError, "no device 'cuda:99'"),

@@ -13,6 +13,8 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats as scipy_stats
 
 from flashinterp.stats import (
+    LEAST_RESAMPLED,
+    auc,
     bootstrap_mean,
     false_discovery,
     isotonic_violation,
@@ -21,6 +23,7 @@ from flashinterp.stats import (
     rank_p,
     separation,
     smallest_family_p,
+    smallest_ps,
     wilson,
 )
 
@@ -99,6 +102,12 @@ def test_bootstrap_gives_no_interval_where_there_is_none(values: list[float]) ->
     got = bootstrap_mean(values, rng())
     assert got.estimate == pytest.approx(np.mean(values))
     assert (got.low, got.high) == (None, None)
+
+
+def test_bootstrap_takes_three_values_and_no_fewer() -> None:
+    values = np.arange(LEAST_RESAMPLED, dtype=np.float64)
+    assert bootstrap_mean(values[:-1], rng()).low is None
+    assert bootstrap_mean(values, rng()).low is not None
 
 
 @settings(max_examples=30, deadline=None)
@@ -214,6 +223,32 @@ def test_rank_p_by_hand(target: float, controls: Any, wanted: float | None) -> N
     assert rank_p(target, controls) == (None if wanted is None else pytest.approx(wanted))
 
 
+@pytest.mark.parametrize(
+    ("slack", "wanted"),
+    [
+        (0.0, 1 / 10),
+        (0.9, 1 / 10),
+        (1.0, 2 / 10),  # the first control is 1 below the target
+        (1.5, 2 / 10),
+        (2.0, 3 / 10),
+        (1e9, 1.0),
+        (np.inf, 1.0),
+    ],
+)
+def test_what_cannot_be_told_apart_counts_against_the_target(slack: float, wanted: float) -> None:
+    assert rank_p(9.0, np.arange(9.0), slack=slack) == pytest.approx(wanted)
+    assert rank_p(9.0, [], slack=slack) is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(finite, vector(1, 40), st.floats(0, 1e6), st.floats(0, 1e6))
+def test_slack_never_makes_a_rank_better(target: float, controls: np.ndarray, one: float, more: float) -> None:
+    ps = [rank_p(target, controls, slack=slack) for slack in (0.0, one, one + more)]
+    assert None not in ps
+    assert ps == sorted(ps)  # type: ignore[type-var]
+    assert ps[0] == rank_p(target, controls)
+
+
 @settings(max_examples=40, deadline=None)
 @given(finite, vector(1, 40))
 def test_rank_p_has_its_floor(target: float, controls: np.ndarray) -> None:
@@ -245,15 +280,111 @@ def test_false_discovery_of_nothing_is_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("controls", "claims", "true", "wanted"),
-    [(99, 30, 1, 0.3), (999, 30, 1, 0.03), (199, 9, 9, 0.005), (0, 1, 1, 1.0), (1, 9, 1, 1.0)],
+    ("p", "claims", "true", "wanted"),
+    [
+        (0.01, 30, 1, 0.3),
+        (0.001, 30, 1, 0.03),
+        (0.005, 9, 9, 0.005),
+        (1.0, 1, 1, 1.0),
+        (0.5, 9, 1, 1.0),
+        (0.0, 9, 1, 0),
+    ],
 )
-def test_smallest_family_p_is_what_false_discovery_gives_at_the_floor(
-    controls: int, claims: int, true: int, wanted: float
+def test_smallest_family_p_is_what_false_discovery_gives(p: float, claims: int, true: int, wanted: float) -> None:
+    assert smallest_family_p(p, claims, true) == pytest.approx(wanted)
+    assert false_discovery([p] * true + [1.0] * (claims - true))[0] == pytest.approx(wanted)
+
+
+@given(st.floats(1e-12, 1), st.integers(1, 40), st.data())
+def test_no_family_with_so_many_true_claims_has_a_smaller_q(p: float, claims: int, data: st.DataObject) -> None:
+    true = data.draw(st.integers(1, claims))
+    rest = data.draw(st.lists(st.just(1.0), min_size=claims - true, max_size=claims - true))
+    best = smallest_family_p(p, claims, true)
+    assert best <= 1
+    assert false_discovery([p] * true + rest)[0] == pytest.approx(best)
+    worse = data.draw(st.lists(st.floats(p, 1), min_size=true, max_size=true))
+    assert min(q for q in false_discovery(worse + rest) if q is not None) >= best * (1 - 1e-9)
+    assert smallest_family_p(p, claims) >= best
+
+
+# --- what a design can give at best -----------------------------------------------------------------
+
+RANK, TREND, READING = "rank among controls", "trend over doses", "with the word and with others"
+
+
+def least(**changes: int) -> dict[str, float]:
+    return smallest_ps(**{"controls": 239, "prompts": 6, "doses": 5, "contexts": 4, "absent": 8, **changes})
+
+
+def test_the_least_ps_of_the_smoke_profile() -> None:
+    got = least()
+    assert got == {
+        RANK: 1 / 240,
+        TREND: pytest.approx(math.factorial(5) ** -6),  # of all orders within all prompts, one
+        READING: pytest.approx(1 / math.comb(36, 4)),  # of all choices of 4 among 36, one
+    }
+
+
+@pytest.mark.parametrize(("controls", "wanted"), [(0, 1.0), (1, 0.5), (19, 0.05), (999, 0.001)])
+def test_the_least_rank_is_that_of_a_target_above_all_controls(controls: int, wanted: float) -> None:
+    got = least(controls=controls)[RANK]
+    assert got == pytest.approx(wanted)
+    if controls:
+        assert rank_p(1.0, np.zeros(controls)) == got
+
+
+@pytest.mark.parametrize(("prompts", "doses"), [(2, 3), (3, 3), (3, 4), (6, 5), (12, 5)])
+def test_the_least_trend_of_a_small_table_is_one_order_of_all(prompts: int, doses: int) -> None:
+    assert least(prompts=prompts, doses=doses)[TREND] == pytest.approx(math.factorial(doses) ** -prompts, rel=1e-6)
+
+
+@pytest.mark.parametrize(("prompts", "doses"), [(12, 7), (24, 11), (13, 5)])
+def test_the_least_trend_of_a_large_table_is_by_the_normal_curve(prompts: int, doses: int) -> None:
+    j = np.arange(1, doses + 1)
+    mean = prompts * doses * (doses + 1) ** 2 / 4
+    deviation = math.sqrt(prompts * doses**2 * (doses + 1) * (doses**2 - 1) / 144)
+    z = (prompts * int((j * j).sum()) - mean) / deviation
+    assert least(prompts=prompts, doses=doses)[TREND] == pytest.approx(float(scipy_stats.norm.sf(z)), rel=1e-6)
+
+
+@pytest.mark.parametrize(("prompts", "doses"), [(1, 5), (6, 2), (6, 1), (0, 5)])
+def test_a_trend_that_cannot_be_tested_can_give_no_p_but_one(prompts: int, doses: int) -> None:
+    assert least(prompts=prompts, doses=doses)[TREND] == 1
+
+
+@pytest.mark.parametrize(("contexts", "absent"), [(3, 1), (3, 2), (4, 8), (8, 1), (8, 16), (8, 32)])
+def test_the_least_reading_is_one_choice_of_all(contexts: int, absent: int) -> None:
+    wanted = 1 / math.comb(contexts * (1 + absent), contexts)
+    assert least(contexts=contexts, absent=absent)[READING] == pytest.approx(wanted, rel=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    prompts=st.integers(2, 5), doses=st.integers(3, 6), contexts=st.integers(3, 6), absent=st.integers(1, 5),
+    controls=st.integers(1, 50), seed=st.integers(0, 10**6), strength=st.floats(0, 10),
+)  # fmt: skip
+def test_no_data_of_these_sizes_give_a_smaller_p(
+    prompts: int, doses: int, contexts: int, absent: int, controls: int, seed: int, strength: float
 ) -> None:
-    assert smallest_family_p(controls, claims, true) == pytest.approx(wanted)
-    ps = [1 / (controls + 1)] * true + [1.0] * (claims - true)
-    assert false_discovery(ps)[0] == pytest.approx(wanted)
+    got = smallest_ps(controls=controls, prompts=prompts, doses=doses, contexts=contexts, absent=absent)
+    draw = rng(seed)
+    curves = draw.normal(size=(prompts, doses)) + strength * np.arange(doses)
+    trend = page_trend(curves, "+")
+    reading = mann_whitney_p(draw.normal(strength, 1, contexts), draw.normal(size=(contexts, absent)))
+    rank = rank_p(strength, draw.normal(size=controls))
+    assert trend is not None
+    assert rank is not None
+    assert trend >= got[TREND] * (1 - 1e-9)
+    assert reading >= got[READING] * (1 - 1e-9)
+    assert rank >= got[RANK]
+
+
+@pytest.mark.parametrize("size", ["controls", "prompts", "doses", "contexts", "absent"])
+def test_more_of_anything_never_makes_the_least_p_larger(size: str) -> None:
+    for n in range(3, 8):  # where every test is an exact one
+        fewer, more = least(**{size: n}), least(**{size: n + 1})
+        assert all(more[test] <= fewer[test] for test in fewer)
+        assert any(more[test] < fewer[test] for test in fewer)
 
 
 # --- two samples ------------------------------------------------------------------------------------
@@ -271,20 +402,56 @@ def test_mann_whitney_is_a_probability(present: np.ndarray, absent: np.ndarray) 
     assert 0 <= mann_whitney_p(present, absent) <= 1
 
 
-def test_separation_is_the_gap_in_standard_deviations() -> None:
-    present, absent = np.array([[3.0, 0.0], [5.0, 1.0]]), np.array([[0.0, 2.0], [2.0, 4.0], [4.0, 6.0]])
-    assert separation(present, absent) == pytest.approx([(4 - 2) / 2, (0.5 - 4) / 2])
-
-
 @pytest.mark.parametrize(
     ("present", "absent", "wanted"),
-    [([2.0, 2.0], [2.0, 2.0], 0.0), ([3.0], [2.0, 2.0], np.inf), ([1.0], [2.0, 2.0], -np.inf)],
+    [
+        ([3.0], [1.0, 2.0], 1.0),
+        ([0.0], [1.0, 2.0], 0.0),
+        ([1.5], [1.0, 2.0], 0.5),
+        ([1.0], [1.0, 2.0], 0.25),  # a tie counts half
+        ([1.0, 1.0], [1.0], 0.5),
+        ([2.0, 0.0], [[1.0, 1.0], [1.0, 3.0]], 3 / 8),  # of any shape
+        ([np.inf], [np.inf, 0.0], 0.75),
+    ],
 )
-def test_separation_of_constants(present: list[float], absent: list[float], wanted: float) -> None:
-    assert float(separation(np.array(present), np.array(absent))) == wanted
+def test_auc_by_hand(present: Any, absent: Any, wanted: float) -> None:
+    assert auc(present, absent) == pytest.approx(wanted)
 
 
 @settings(max_examples=40, deadline=None)
-@given(vector(1, 5), vector(2, 9))
-def test_separation_is_never_nan(present: np.ndarray, absent: np.ndarray) -> None:
-    assert not np.isnan(separation(present, absent))
+@given(vector(1, 6), table((1, 4), (1, 5)))
+def test_auc_is_mann_whitneys_u_as_a_share_and_mirrors(present: np.ndarray, absent: np.ndarray) -> None:
+    u = scipy_stats.mannwhitneyu(present, absent.ravel()).statistic
+    assert auc(present, absent) == pytest.approx(u / (present.size * absent.size))
+    assert auc(absent, present) == pytest.approx(1 - auc(present, absent))
+    assert auc(-present, -absent) == pytest.approx(1 - auc(present, absent))
+    assert 0 <= auc(present, absent) <= 1
+
+
+def test_separation_is_the_gap_in_units_of_the_scale() -> None:
+    present, absent = np.array([[3.0, 0.0], [5.0, 1.0]]), np.array([[0.0, 2.0], [2.0, 4.0], [4.0, 6.0]])
+    assert separation(present, absent, [2.0, 0.5]) == pytest.approx([(4 - 2) / 2, (0.5 - 4) / 0.5])
+    assert separation(present, absent, 4.0) == pytest.approx([0.5, -0.875])
+
+
+@pytest.mark.parametrize(
+    ("present", "absent", "scale", "wanted"),
+    [
+        ([2.0, 2.0], [2.0, 2.0], 1.0, 0.0),
+        ([2.0, 2.0], [2.0, 2.0], 0.0, 0.0),
+        ([3.0], [2.0, 2.0], 0.5, 2.0),  # it is not what the words without the concept vary by
+        ([3.0], [2.0, 2.0], 0.0, np.inf),
+        ([1.0], [2.0, 2.0], 0.0, -np.inf),
+    ],
+)
+def test_separation_of_constants(present: list[float], absent: list[float], scale: float, wanted: float) -> None:
+    assert float(separation(np.array(present), np.array(absent), scale)) == wanted
+
+
+@settings(max_examples=40, deadline=None)
+@given(vector(1, 5), vector(2, 9), st.sampled_from([0.0, 1e-300, 0.1, 7.0]))
+def test_separation_is_never_nan_and_mirrors(present: np.ndarray, absent: np.ndarray, scale: float) -> None:
+    with np.errstate(over="ignore"):
+        one, other = separation(present, absent, scale), separation(-present, -absent, scale)
+    assert not np.isnan(one)
+    assert one == -other

@@ -21,6 +21,7 @@ import torch
 
 import flashinterp
 from flashinterp.audit import baseline, session  # pytester forgets what a run imports: these would come anew each time
+from flashinterp.bench import Bench
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.layout import Layout
 from flashinterp.neuron import get_lens
@@ -32,8 +33,9 @@ pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[1]
 # Modules by their full names: in the package, functions of the same names stand in front of some of them.
-alignment, clamp, decode, measure, verdict = (
-    import_module(f"flashinterp.{name}") for name in ("alignment", "clamp", "decode", "measure", "verdict")
+alignment, clamp, decode, measure, natural, replay, steer, sweep, verdict = (
+    import_module(f"flashinterp.{name}")
+    for name in ("alignment", "clamp", "decode", "measure", "natural", "replay", "steer", "sweep", "verdict")
 )
 
 DECODE = "test_decode_correctness.py"
@@ -42,6 +44,7 @@ NEURONS = "test_specialised_neurons.py"
 PRESERVATION = "test_finetune_preservation.py"
 STEERING = "test_concept_steering.py"
 ALIGNMENT = "test_vocabulary_alignment.py"
+INSTRUMENT = "test_instrument.py"
 
 
 @dataclass(frozen=True)
@@ -231,8 +234,71 @@ def positive_only(aligned: Any, *_: Any) -> Any:
     return replace(aligned, max_abs=aligned.map.top_logits[:, 0].astype(aligned.max_abs.dtype))
 
 
+def does_not_fire(self: Any, x: torch.Tensor) -> torch.Tensor:
+    """The hook runs, counts, and changes nothing."""
+    self.place.log.calls[self.place.layer] += 1
+    self.writer.written += 1
+    return x.clone()
+
+
+def last_position_only(where: slice | None, self: Any, length: int) -> slice | None:
+    """What comes before the last position stays as it was before the clamp: as if its keys and values were old ones."""
+    return where and slice(length - 1, length)
+
+
+def after_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text is generated over keys and values that the prompt left before the clamp."""
+    sound = steer.clamp
+    monkeypatch.setattr(steer, "clamp", lambda *args, **kwargs: sound(*args, **{**kwargs, "positions": "generated"}))
+
+
+def stale_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are called again as they were called for the first prompt, whatever the prompt is."""
+    sound, kept = sweep.prepare, {}
+
+    def prepare(model: Any, ids: Any, layers: Any) -> Any:
+        fresh = sound(model, ids, layers)
+        return replace(fresh, forward=kept.setdefault(tuple(layers), fresh).forward)
+
+    monkeypatch.setattr(sweep, "prepare", prepare)
+
+
+def next_ids(tokens: Any, *_: Any) -> Any:
+    """A sweep looks at the tokens after those it was asked for."""
+    return tuple(Token(t.id + 1, t.text, t.form) for t in tokens)
+
+
+def dead_controls(controls: Any, scale: Any, target: int, n: int, duplicates: Any) -> Any:
+    """The quietest neurons of the layer, said to match as well as the right ones."""
+    quiet = np.argsort(scale.output, kind="stable")
+    return replace(controls, neurons=tuple(int(i) for i in quiet if i != target)[: len(controls.neurons)])
+
+
+def turned_sign(curves: Any, *_: Any, **__: Any) -> Any:
+    """What rises is taken for what falls."""
+    return replace(curves, log_probs=np.ascontiguousarray(2 * curves.clean - curves.log_probs))
+
+
+def leaked(heldout: tuple[str, ...], bench: Any) -> tuple[str, ...]:
+    """Effects are measured on a text that has set the doses."""
+    return (bench.prompts.selection[0], *heldout[1:])
+
+
+def range_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Doses are taken from the held-out texts."""
+    monkeypatch.setattr(Bench, "selection", property(lambda bench: bench.heldout))
+
+
+def patched_property(place: Any, name: str, change: Callable[..., Any]) -> Patch:
+    """A fault in what a property gives."""
+    sound = getattr(place, name).fget
+    return lambda monkeypatch: monkeypatch.setattr(place, name, property(lambda self: change(sound(self), self)))
+
+
 BOTH_ON_DISK = after(Checkpoint, "rows", shuffled_down)
 WORD, MECHANICS = "test_specialised_neurons", "test_clamp_is_what_it_says"
+SINGLE = "test_curves_are_those_of_single_passes"
+GENERATED = "test_generated_text_is_that_of_clamped_passes"
 CONTROL = "test_nothing_is_found_where_nothing_is_planted"
 
 # The fault, the eval that must see it, and what the eval says of it.
@@ -246,14 +312,14 @@ FAULTS = {
         "test_every_lens_on_the_model",
         "our logits are off by",
     ),
-    "clamp one layer off": (after(Layout, "tap", one_layer_off), CAUSALITY, MECHANICS, "L1N17 at up: off by"),
-    "clamp multiplies": (instead(clamp._Writer, "_write_one", multiply), CAUSALITY, MECHANICS, "L1N17 at up: off by"),
-    "hook left behind": (leave_a_hook, CAUSALITY, MECHANICS, "hooks were left on lm_head"),
-    "head shuffled": (after(Checkpoint, "head", shuffled), CAUSALITY, MECHANICS, "LayoutError: the llama layout"),
-    "W_down shuffled": (BOTH_ON_DISK, CAUSALITY, MECHANICS, "LayoutError: the llama layout"),
+    "clamp one layer off": (after(Layout, "tap", one_layer_off), INSTRUMENT, MECHANICS, "L1N17 at up: off by"),
+    "clamp multiplies": (instead(clamp._Writer, "_write_one", multiply), INSTRUMENT, MECHANICS, "L1N17 at up: off by"),
+    "hook left behind": (leave_a_hook, INSTRUMENT, MECHANICS, "hooks were left on lm_head"),
+    "head shuffled": (after(Checkpoint, "head", shuffled), INSTRUMENT, MECHANICS, "LayoutError: the llama layout"),
+    "W_down shuffled": (BOTH_ON_DISK, INSTRUMENT, MECHANICS, "LayoutError: the llama layout"),
     "W_down shuffled and no probe": (
         both(BOTH_ON_DISK, instead(flashinterp, "probe", lambda *_: {})),
-        CAUSALITY,
+        INSTRUMENT,
         MECHANICS,
         "L1N17 at up: off by",
     ),
@@ -263,12 +329,59 @@ FAULTS = {
         "test_claims",
         "a planted neuron was misjudged: dog is",
     ),
+    "clamp does not fire": (
+        instead(clamp._Dense, "__call__", does_not_fire),
+        INSTRUMENT,
+        MECHANICS,
+        "L1N17 at up: off by",
+    ),
+    "keys and values from before the clamp": (
+        after(clamp._Writer, "where", last_position_only),
+        INSTRUMENT,
+        "test_the_measure_is_finer_than_what_it_measures",
+        "clamped at 7, in two parts, with a cache: log-probabilities move",
+    ),
+    "generated over a stale cache": (after_the_prompt, INSTRUMENT, GENERATED, "dog: generated"),
+    "layers called as for another prompt": (stale_recording, INSTRUMENT, SINGLE, "dog: the judged curve is off by"),
+    "another token's curve": (after(sweep, "_tokens", next_ids), INSTRUMENT, SINGLE, "dog: the judged curve is off by"),
+    "sign turned": (after(measure, "sweep", turned_sign), INSTRUMENT, SINGLE, "dog: the judged curve is off by"),
+    "sign turned, and judged": (after(measure, "sweep", turned_sign), CAUSALITY, "test_claims", "dog is"),
+    "doses from the held-out texts": (
+        range_of_the_test,
+        INSTRUMENT,
+        SINGLE,
+        "dog: its doses are not its natural range",
+    ),
+    "prompts leaked": (
+        patched_property(Bench, "heldout", leaked),
+        INSTRUMENT,
+        "test_selection_and_test_are_apart",
+        "texts that select are also tested on",
+    ),
+    "prompts leaked, and measured": (
+        patched_property(Bench, "heldout", leaked),
+        INSTRUMENT,
+        SINGLE,
+        "dog: the judged curve is off by",
+    ),
+    "dead controls": (
+        after(measure, "matched_controls", dead_controls),
+        INSTRUMENT,
+        "test_controls_are_fit",
+        "of its 239 controls are dead neurons",
+    ),
     "judge says yes": (after(verdict, "judge", validated), CAUSALITY, CONTROL, "validated where nothing was planted"),
     "controls ignored": (
         instead(verdict, "rank_p", smallest_rank),
         CAUSALITY,
         "test_claims",
-        "ocean-faint is validated",
+        "ocean-crowd is validated",
+    ),
+    "shape ignored": (
+        instead(verdict, "isotonic_violation", lambda *_: 0.0),
+        CAUSALITY,
+        "test_claims",
+        "honey-collapse is validated",
     ),
     "token off by one": (after(Vocabulary, "resolve", next_token), NEURONS, WORD, "planted L3N31"),
     "poles swapped": (after(NeuronMap, "find", other_pole), NEURONS, WORD, "assert '-' == '+'"),

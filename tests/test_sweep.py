@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fixtures.build import VOCAB
 from flashinterp import (
     Checkpoint,
     ClampError,
@@ -139,13 +140,22 @@ def test_the_planted_neuron_drives_its_own_token(expected: np.ndarray) -> None:
     assert (np.diff(california, axis=0) < 0).all()  # planted on the negative pole
 
 
-def test_a_sweep_takes_as_few_passes_as_can_be(planted: Checkpoint, planted_model: Any) -> None:
-    passes = []
-    handle = planted_model.register_forward_hook(lambda *_: passes.append(1))
-    swept(planted, planted_model, batch_size=5)
-    handle.remove()
-    # 12 rows in batches of 5 over 2 prompts, and per prompt one pass for the clean logits and one for the gate.
-    assert len(passes) == 2 * 3 + 2 * 2
+def test_a_sweep_computes_what_lies_before_a_clamped_layer_once(planted: Checkpoint, planted_model: Any) -> None:
+    calls = [0, 0, 0, 0]
+
+    def count(layer: int) -> Any:
+        return planted_model.model.layers[layer].register_forward_hook(
+            lambda *_: calls.__setitem__(layer, calls[layer] + 1)
+        )
+
+    handles = [count(layer) for layer in range(4)]
+    curves = swept(planted, planted_model, ["L1N17", "L1N60", "L3N31"], batch_size=4)
+    for handle in handles:
+        handle.remove()
+    assert curves.whole is None
+    # For each of two prompts three whole passes: the clean one, the proof's, and one for the gate. The proof goes again
+    # from layer 1, and so do the 6 rows of layer 1, in batches of 4; the 3 rows of layer 3 from there.
+    assert calls == [2 * 3, 2 * (3 + 1 + 2), 2 * (3 + 1 + 2), 2 * (3 + 1 + 2 + 1)]
 
 
 @pytest.mark.parametrize(
@@ -165,8 +175,8 @@ def test_a_sweep_takes_as_few_passes_as_can_be(planted: Checkpoint, planted_mode
         ({"neurons": ["L0N256"]}, NeuronError, "L0N256 is out of range"),
         ({"neurons": ["dog"]}, NeuronError, "'dog' is not a neuron"),
         ({"tokens": [" Dumbledore"]}, TokenError, "not one token"),
-        ({"tokens": [768]}, TokenError, "768 is out of range"),
-        ({"tokens": [Token(768, "?", "by id")]}, TokenError, "768 is out of range"),
+        ({"tokens": [VOCAB]}, TokenError, f"{VOCAB} is out of range"),
+        ({"tokens": [Token(VOCAB, "?", "by id")]}, TokenError, f"{VOCAB} is out of range"),
         ({"site": "middle"}, ClampError, "unknown site"),
         ({"prompts": [""]}, FlashinterpError, "no tokens"),
         ({"prompts": "The next word is"}, ClampError, "list"),

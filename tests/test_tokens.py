@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from fixtures.build import VOCAB
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.errors import TokenError
 from flashinterp.tokens import Token, Vocabulary, show
@@ -86,7 +87,7 @@ def test_the_words_unused_and_reserved_are_words(sentencepiece: Vocabulary) -> N
 
 def test_the_fixtures_specials_and_padded_rows_are_excluded(byte_level: Vocabulary, planted: Checkpoint) -> None:
     known = len(planted.tokenizer)
-    assert np.flatnonzero(byte_level.excluded).tolist() == [*range(5), *range(known, 768)]
+    assert np.flatnonzero(byte_level.excluded).tolist() == [*range(5), *range(known, VOCAB)]
 
 
 def test_a_special_added_token_is_excluded_and_a_plain_one_is_not() -> None:
@@ -159,9 +160,9 @@ def test_an_id_and_a_token_pass(byte_level: Vocabulary) -> None:
     assert str(dog) == "\u2423dog"
 
 
-@pytest.mark.parametrize("token_id", [-1, 768])
+@pytest.mark.parametrize("token_id", [-1, VOCAB])
 def test_an_id_out_of_range_is_refused(token_id: int, byte_level: Vocabulary) -> None:
-    with pytest.raises(TokenError, match="ids 0 to 767"):
+    with pytest.raises(TokenError, match=f"ids 0 to {VOCAB - 1}"):
         byte_level.resolve(token_id)
 
 

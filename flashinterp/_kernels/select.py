@@ -13,34 +13,13 @@ from triton import JITFunction, next_power_of_2
 
 from flashinterp._kernels.best import choose_blocks, choose_tokens, finish
 from flashinterp._kernels.stats import BLOCK, stats
-
-SCORE_TOKENS = 100
-"""A score compares a token with the mean of this many highest probabilities (METHOD section 2)."""
+from flashinterp.product import SCORE_TOKENS, Pole, Poles
 
 MAX_KEEP = 1024
 """The most tokens that can be kept: they and their 31 neighbours are in registers at once."""
 
 _BLOCK: int = BLOCK.value
 _SORTED_PER_WARP = 256  # 8 int64 a thread
-
-Poles = Literal["both", "+"]
-
-
-@dataclass(frozen=True)
-class Selected:
-    """The best tokens of each row, best first, equal logits by lower id.
-
-    Attributes:
-        ids: [R, keep] int32.
-        logits: [R, keep] float32, of -z for the negative pole; a zero is +0.0 whatever its sign was.
-        logsumexp: [R] float32, over the whole vocabulary.
-        log_mean_top: [R] float32, logmeanexp of the min(100, vocab) highest logits.
-    """
-
-    ids: Tensor
-    logits: Tensor
-    logsumexp: Tensor
-    log_mean_top: Tensor
 
 
 @dataclass(frozen=True)
@@ -151,10 +130,10 @@ class Workspace:
             log_mean_top=empty(torch.float32),
         )
 
-    def selected(self, pole: int, rows: int) -> Selected:
+    def pole(self, number: int, rows: int) -> Pole:
         """The results of the first rows of one pole, as views."""
         found = (self.ids, self.logits, self.logsumexp, self.log_mean_top)
-        return Selected(*(buffer[pole, :rows] for buffer in found))
+        return Pole(*(buffer[number, :rows] for buffer in found))
 
 
 @dataclass(frozen=True)
@@ -231,14 +210,14 @@ def _search(plan: Plan, keys: int) -> tuple[int, dict[str, int]]:
 @overload
 def select(
     z: Tensor, vocab: int, keep: int, *, poles: Literal["both"] = ..., workspace: Workspace | None = ...
-) -> tuple[Selected, Selected]: ...
+) -> tuple[Pole, Pole]: ...
 @overload
 def select(
     z: Tensor, vocab: int, keep: int, *, poles: Literal["+"], workspace: Workspace | None = ...
-) -> tuple[Selected, None]: ...
+) -> tuple[Pole, None]: ...
 def select(
     z: Tensor, vocab: int, keep: int, *, poles: Poles = "both", workspace: Workspace | None = None
-) -> tuple[Selected, Selected | None]:
+) -> tuple[Pole, Pole | None]:
     """Take the best tokens of each row of logits, exactly, reading z once and its best blocks once more.
 
     Equivalent to::
@@ -249,7 +228,7 @@ def select(
         logsumexp = z.logsumexp(1)
         log_mean_top = order.values[:, :100].logsumexp(1) - log(min(100, vocab))
 
-    and the same for -z (METHOD section 2). logsumexp is within 2 units in its last place and 2e-6.
+    and the same for -z, + 0.0 again (METHOD section 2). logsumexp is within 2 units in its last place and 2e-6.
 
     z is assumed finite. An infinite logit or NaN makes logsumexp of one pole or both not finite; what is selected
     from NaN is undefined, but never out of bounds.
@@ -280,8 +259,8 @@ def select(
         with _on(z.device):
             for launch in launches(z, workspace):
                 launch()
-    plus = workspace.selected(0, len(z))
-    return plus, workspace.selected(1, len(z)) if plan.poles == 2 else None
+    plus = workspace.pole(0, len(z))
+    return plus, workspace.pole(1, len(z)) if plan.poles == 2 else None
 
 
 def _check_logits(z: Tensor, vocab: int) -> None:

@@ -7,8 +7,8 @@ figure carries the points it drew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from flashinterp.audit._drawing import (
     BLUE,
     INK,
+    MUTED,
     ORANGE,
     SHADE,
     SKY,
@@ -83,6 +84,23 @@ class DosePanel:
     own: float | None = None
     natural: tuple[float, float] | None = None
     controls: tuple[npt.ArrayLike, npt.ArrayLike] | None = None
+
+
+@dataclass(frozen=True)
+class SharePanel:
+    """One panel of a figure of shares: one part of the model.
+
+    Attributes:
+        label: which part.
+        shares: by row, a share from 0 to 1 and the ends of its interval.
+        nulls: by row, the share in each repetition of its null; without one, no row.
+        chance: the share that chance gives.
+    """
+
+    label: str
+    shares: Mapping[str, tuple[float, float, float]]
+    nulls: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    chance: float | None = None
 
 
 def spikes(
@@ -170,6 +188,43 @@ def dose_response(
         svg = finish((WIDTH, 0.7 + 2.4 * rows))
     alt = f"From the lowest to the highest clamp value, {y_label}: {'; '.join(said)}."
     return Figure(name, title, safe_text(alt), svg, data)
+
+
+def shares(name: str, title: str, panels: Sequence[SharePanel], x_label: str) -> Figure:
+    """Shares with their intervals against their nulls, one row for each way of finding, one panel for each part.
+
+    The rows are those of the first panel, from top to bottom; a row that another panel lacks stays empty there.
+
+    Args:
+        name: the figure's slug.
+        title: its heading.
+        panels: the parts, two or more numbers in each.
+        x_label: what the shares are of.
+    """
+    if not panels or not panels[0].shares:
+        raise RunError(f"figure {name} has no shares: give its first panel at least one row")
+    rows = list(panels[0].shares)
+    points = [_share_points(f"figure {name}, panel {i}", panel, rows) for i, panel in enumerate(panels)]
+    with drawing(name) as (canvas, finish):
+        grid = canvas.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)
+        handles: dict[str, Any] = {}
+        for axes, panel, drawn in zip(grid[0], panels, points, strict=True):
+            _draw_shares(axes, panel.chance, drawn, handles)
+            axes.set_title(short(panel.label, 100 // len(panels)), loc="left", fontsize=9, color=INK)
+            axes.set_xlabel(short(x_label, 120 // len(panels)))
+        axes = grid[0][0]
+        axes.set_yticks(np.arange(len(rows)), [short(row, 24) for row in rows])
+        axes.set(xlim=(-3, 103), ylim=(len(rows) - 0.4, -0.6))
+        canvas.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=len(handles))
+        head(canvas, title)
+        svg = finish((WIDTH, 1.4 + 0.3 * len(rows)))
+    said = []
+    for row, (share, low, high) in panels[0].shares.items():
+        null = panels[0].nulls.get(row)
+        beside = f", its null {100 * float(np.mean(null)):.1f} %" if null else ""
+        said.append(f"{short(row, 24)} {100 * share:.1f} % ({100 * low:.1f} to {100 * high:.1f}){beside}")
+    data = {f"panel{i}_{key}": array for i, drawn in enumerate(points) for key, array in drawn.items()}
+    return Figure(name, title, safe_text(f"{panels[0].label}, {x_label}: {'; '.join(said)}."), svg, data)
 
 
 def preservation(
@@ -315,3 +370,36 @@ def _draw_panel(axes: Axes, panel: DosePanel, points: dict[str, Floats], handles
         axes.plot([panel.own], [np.interp(panel.own, values, mean)], **diamond)
         handles["own value"] = Line2D([], [], **diamond)
     axes.set_xlim(values.min(), values.max())
+
+
+def _share_points(where: str, panel: SharePanel, rows: Sequence[str]) -> dict[str, Floats]:
+    """Shares [n, 4]: row, share, low, high; repetitions of nulls [m, 2]: row, share."""
+    drawn: dict[str, Floats] = {}
+    if there := [[rows.index(row), *panel.shares[row]] for row in rows if row in panel.shares]:
+        drawn["shares"] = finite(f"{where}, shares", there)
+    if null := [[i, value] for i, row in enumerate(rows) for value in panel.nulls.get(row, ())]:
+        drawn["nulls"] = finite(f"{where}, nulls", null)
+    for key, array in drawn.items():
+        if (array[:, 1:] < 0).any() or (array[:, 1:] > 1).any():
+            raise RunError(f"{where}, {key}: a share is outside 0 to 1; give shares, not counts or per cent")
+    return drawn
+
+
+def _draw_shares(axes: Axes, chance: float | None, drawn: dict[str, Floats], handles: dict[str, Any]) -> None:
+    """Draw one panel, and note in ``handles`` what the legend must explain."""
+    if chance is not None:
+        dashed: dict[str, Any] = {"color": MUTED, "linewidth": 1.0, "dashes": (4, 3)}
+        axes.axvline(100 * chance, **dashed)
+        handles["chance"] = Line2D([], [], **dashed)
+    if "nulls" in drawn:
+        tick: dict[str, Any] = {"color": VERMILION, "marker": "|", "ms": 10, "mew": 1.1, "linestyle": ""}
+        axes.plot(100 * drawn["nulls"][:, 1], drawn["nulls"][:, 0], **tick)
+        handles["its null, each repetition"] = Line2D([], [], **tick)
+    if "shares" in drawn:
+        row, share, low, high = drawn["shares"].T
+        axes.hlines(row, 100 * low, 100 * high, color=SKY, lw=3.0)
+        axes.plot(100 * share, row, "o", color=BLUE, markersize=4.0)
+        handles["the model"] = Line2D([], [], color=BLUE, marker="o", markersize=4.0, linestyle="")
+        handles["95 % interval"] = Line2D([], [], color=SKY, linewidth=3.0)
+    axes.yaxis.grid(True, color=SHADE, linewidth=0.6)
+    axes.set_axisbelow(True)

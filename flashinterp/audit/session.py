@@ -30,6 +30,8 @@ READING_ORDER = (
     "decode_correctness",
     "specialised_neurons",
     "clamp_causality",
+    "instrument",
+    "lens_predicts_causality",
     "finetune_preservation",
     "concept_steering",
     "limitations",

@@ -13,9 +13,11 @@ import pytest
 from flashinterp.audit.figures import (
     DosePanel,
     Figure,
+    SharePanel,
     alignment,
     dose_response,
     preservation,
+    shares,
     spikes,
 )
 from flashinterp.errors import RunError
@@ -56,7 +58,15 @@ def draw_alignment(text: str = "x") -> Figure:
     return alignment("align--layers", text, [rng.gamma(4, 1 + i, 600) for i in range(3)])
 
 
-DRAWERS = [draw_spikes, draw_dose, draw_preservation, draw_alignment]
+def share_panel(text: str = "layer 0") -> SharePanel:
+    return SharePanel(text, {text: (0.4, 0.3, 0.5), "write": (1.0, 0.9, 1.0)}, {text: [0.1, 0.2]}, 0.05)
+
+
+def draw_shares(text: str = "layer") -> Figure:
+    return shares("rank--shares", text, [share_panel(text), SharePanel("late", {}, {})], text)
+
+
+DRAWERS = [draw_spikes, draw_dose, draw_preservation, draw_alignment, draw_shares]
 
 
 @pytest.mark.parametrize("draw", DRAWERS)
@@ -145,6 +155,15 @@ def test_every_curve_is_in_the_data() -> None:
     assert "panel1_own" not in figure.data
 
 
+def test_every_share_and_every_repetition_is_in_the_data() -> None:
+    other = SharePanel("late", {"write": (0.2, 0.1, 0.3)}, {"write": [0.0]})
+    figure = shares("r", "t", [share_panel(), other], "words (%)")
+    np.testing.assert_array_equal(figure.data["panel0_shares"], [[0, 0.4, 0.3, 0.5], [1, 1.0, 0.9, 1.0]])
+    np.testing.assert_array_equal(figure.data["panel0_nulls"], [[0, 0.1], [0, 0.2]])
+    np.testing.assert_array_equal(figure.data["panel1_shares"], [[1, 0.2, 0.1, 0.3]])
+    assert "layer 0 40.0 % (30.0 to 50.0), its null 15.0 %" in figure.alt
+
+
 @pytest.mark.parametrize("layers", [1, 2, 60])
 def test_any_depth_has_a_colour_scale_without_a_bitmap(layers: int) -> None:
     svg = alignment("a", "t", [np.arange(1.0, 20.0) + i for i in range(layers)]).svg
@@ -168,6 +187,10 @@ def test_any_depth_has_a_colour_scale_without_a_bitmap(layers: int) -> None:
             "controls' ends",
         ),
         (lambda: preservation("p", "t", [0, 1], [0.5], [0.4], [0.6]), "one per layer"),
+        (lambda: shares("r", "t", [], "x"), "no shares"),
+        (lambda: shares("r", "t", [SharePanel("p", {})], "x"), "no shares: give"),
+        (lambda: shares("r", "t", [SharePanel("p", {"a": (40, 30, 50)})], "x"), "outside 0 to 1"),
+        (lambda: shares("r", "t", [SharePanel("p", {"a": (np.nan, 0, 1)})], "x"), "entry .* is nan"),
         (lambda: alignment("a", "t", []), "empty layer"),
         (lambda: alignment("a", "t", [[np.inf]]), "entry .* is inf"),
         (lambda: spikes("../s", "t", [[1.0]]), "cannot name a file"),

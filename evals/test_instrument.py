@@ -1,0 +1,316 @@
+"""Is the instrument sound: does a clamp do what it says, and were the judged numbers measured as they claim to be?
+
+Before a verdict can mean anything, the machinery behind it must be known to work on this model, in this dtype, on this
+device. These evals look at the machinery from outside: they compute its results again by plain means, from the weights
+and from single whole forward passes, and look at what was compared with what.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from evals.conftest import Judged
+from flashinterp import NeuronId, clamp, steer
+from flashinterp.bench import Bench
+from flashinterp.capture import capture, encode
+from flashinterp.claims import Claim
+from flashinterp.clamp import NeverRouted
+from flashinterp.controls import DEAD_SCALE
+from flashinterp.neuron import Site
+from flashinterp.passes import input_device
+from flashinterp.pytest_plugin import Evidence
+from flashinterp.replay import last_log_probs, prepare
+
+GENERATED = 3  # claims whose neurons are driven while text is generated
+
+
+def test_clamp_is_what_it_says(
+    model: Any, bench: Bench, claims: tuple[Claim, ...], device: str, evidence: Evidence
+) -> None:
+    """A clamp changes the MLP's output by exactly what the weights say, at each of its sites.
+
+    Implementation: for each claimed neuron and each site, one forward pass is run clean and one clamped; the
+    change of that MLP's output, recorded by a hook of this test, is compared with the same change computed in
+    float64 from the checkpoint's rows: act(g)(c - u)·W_down[:, n] at `up`, (act(c) - act(g))·u·W_down[:, n] at
+    `gate`, (c - u·act(g))·W_down[:, n] at `post`, or what the family's formula says instead; for an expert's neuron,
+    times the weight that the router gives it. The error must be within the rounding of the model's dtype.
+    """
+    rows = []
+    ids = encode(bench.tokenizer, bench.prompts.heldout[0], input_device(model))
+    for claim in dict.fromkeys(c.neuron for c in claims):
+        assert claim is not None
+        for site in bench.checkpoint.layout.sites:
+            error, change = _clamp_error(model, bench, claim, site, ids)
+            allowed = 64 * torch.finfo(model.dtype).eps
+            rows.append([str(claim), site, change, error, allowed])
+            assert error <= allowed, f"{claim} at {site}: off by {error:.2g} of the MLP's output"
+    evidence.table(
+        "mechanics",
+        "The clamp does what the weights say",
+        ["neuron", "site", "largest change", "relative error", "allowed"],
+        rows,
+        "Largest change: of any coordinate of the MLP's output, when the neuron is clamped at 7. Relative error: of "
+        "that change against float64, over the largest MLP output.",
+    )
+
+
+def _clamp_error(model: Any, bench: Bench, neuron: NeuronId, site: Site, ids: torch.Tensor) -> tuple[float, float]:
+    """The relative error of a clamp at 7 against the weights' own arithmetic, and the largest change it made."""
+    value, layout, block = 7.0, bench.checkpoint.layout, neuron.block
+    outputs: list[torch.Tensor] = []
+    # Of experts, the whole MLP: a hook of ours on the experts themselves would run before the clamp's.
+    at = layout.mlp(block.layer) if block.expert is not None else layout.tap("post", block.layer).module
+
+    def keep(module: Any, args: Any, out: Any) -> None:
+        hidden = out[0] if isinstance(out, tuple) else out
+        outputs.append(hidden.detach().double().cpu().reshape(-1, hidden.shape[-1]))
+
+    handle = model.get_submodule(at).register_forward_hook(keep)
+    try:
+        with torch.no_grad():
+            model(ids, use_cache=False)
+            with clamp(model, {neuron: value}, site=site):
+                model(ids, use_cache=False)
+    finally:
+        handle.remove()
+    clean, clamped = outputs  # [positions, d]
+    seen = capture(model, [ids], [block])[0][block]
+    u, g = (torch.from_numpy(x[:, neuron.neuron]).double() for x in (seen.up, seen.gate))
+    fixed = torch.full_like(u, value)
+    driven = {"up": (g, fixed), "gate": (fixed, u)}
+    after = fixed if site == "post" else layout.formula.output(*driven[site])
+    change = (after - layout.formula.output(g, u)) * torch.from_numpy(seen.weight).double()
+    column = bench.checkpoint.rows("down", block)[neuron.neuron].double()
+    want = change[:, None] * column
+    scale = max(float(clean.abs().max()), float(clamped.abs().max()))
+    return float(((clamped - clean) - want).abs().max()) / scale, float(want.abs().max())
+
+
+def test_the_measure_is_finer_than_what_it_measures(
+    model: Any, bench: Bench, claims: tuple[Claim, ...], device: str, evidence: Evidence
+) -> None:
+    """How far log-probabilities move when nothing is done: the instrument's own error bar on this model and device.
+
+    Implementation: on one held-out prompt, clean and with the first claim's neuron clamped, the last position's
+    log-probabilities of a whole pass are compared with the same pass again, with a batch of 64 copies, with the
+    layers from the clamped one on called by themselves (as sweeps do), and with a pass in two parts that share a
+    key-value cache (as generation does). All must agree within the rounding of the model's dtype; what a claim's curve
+    must exceed is the noise floor in its own table.
+    """
+    ids = encode(bench.tokenizer, bench.heldout[0], input_device(model))
+    neuron = next(c.neuron for c in claims if c.neuron)
+    rows = []
+    for state, clamps in (("clean", {}), (f"{neuron} clamped at 7", {neuron: 7.0})):
+        for name, other in _other_ways(model, ids, neuron, clamps).items():
+            with torch.no_grad(), clamp(model, clamps) if clamps else nullcontext():
+                whole = last_log_probs(model, ids)[0]
+            error = float((other - whole).abs().max())
+            allowed = 64 * torch.finfo(model.dtype).eps * float(whole.abs().max())
+            rows.append([state, name, error, allowed])
+            assert error <= allowed, f"{state}, {name}: log-probabilities move by {error:.2g}, allowed {allowed:.2g}"
+    evidence.table(
+        "noise",
+        "The instrument's own error",
+        ["state", "way", "largest difference", "allowed"],
+        rows,
+        "Largest difference of any log-probability (nats) from one whole forward pass.",
+    )
+
+
+def _other_ways(model: Any, ids: torch.Tensor, neuron: NeuronId, clamps: dict[NeuronId, float]) -> dict[str, Any]:
+    """The last position's log-probabilities [V], come by in other ways than by one whole pass."""
+    with torch.no_grad():
+        prompt = prepare(model, ids, [neuron.layer])  # before the clamp: sweeps record clean calls
+        with clamp(model, clamps) if clamps else nullcontext():
+            ways = {
+                "the same pass again": last_log_probs(model, ids)[0],
+                "in a batch of 64": last_log_probs(model, ids.expand(64, -1))[-1],
+                "in two parts, with a cache": _in_two_parts(model, ids),
+            }
+            name = "from the clamped layer on" if prompt.whole is None else f"whole, because {prompt.whole}"
+            ways[name] = prompt.forward(neuron.layer, 2)[-1]
+    return ways
+
+
+def _in_two_parts(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """log-probabilities [V] when the last token is given alone, after a pass that has left its keys and values."""
+    before = model(ids[:, :-1], use_cache=True)
+    logits = model(ids[:, -1:], past_key_values=before.past_key_values, use_cache=True).logits[0, -1]
+    return logits.float().log_softmax(-1)
+
+
+def test_curves_are_those_of_single_passes(judged: Judged, model: Any, bench: Bench, evidence: Evidence) -> None:
+    """The numbers behind each verdict, measured again one at a time by plain passes on the held-out prompts.
+
+    Implementation: for each claim, the word's log-odds are computed in float64 from whole forward passes, one clean and
+    one with the neuron clamped at the highest dose, on the held-out prompts as they are shipped, and compared with the
+    arrays that were judged. So the curve is of this word, on these prompts, at these doses, and not of others. The
+    doses must be the quantiles of the neuron's own values on the selection texts, captured again here.
+    """
+    rows = []
+    for claim, e in judged.measured:
+        token = bench.token(claim)
+        clean, high = _plain_log_odds(model, bench, claim, float(e.doses[-1]), token.id)
+        errors = float(np.abs(clean - e.clean_log_odds).max()), float(np.abs(high - e.log_odds[:, -1]).max())
+        low, top = _natural_ends(model, bench, claim, judged)
+        off = max(abs(low - e.doses[0]), abs(top - e.doses[-1])) / max(abs(low), abs(top), 1e-9)
+        allowed = 64 * torch.finfo(model.dtype).eps * max(float(np.abs(high).max()), float(np.abs(clean).max()))
+        rows.append([claim.id, len(clean), *errors, allowed, off])
+        assert max(errors) <= allowed, f"{claim.id}: the judged curve is off by {max(errors):.2g} from single passes"
+        assert off <= 1e-3, f"{claim.id}: its doses are not its natural range on the selection texts, off by {off:.2g}"
+    evidence.table(
+        "single-passes",
+        "The curves, measured again by single passes",
+        ["claim", "prompts", "error, clean", "error, highest dose", "allowed", "error of the doses"],
+        rows or [["none", 0, None, None, None, None]],
+        "Errors: largest difference of the word's log-odds (nats) over the held-out prompts. Error of the doses: of "
+        "the ends of the natural range, relative.",
+    )
+
+
+def _plain_log_odds(
+    model: Any, bench: Bench, claim: Claim, dose: float, token_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """[P] log-odds of a token over the shipped held-out prompts, clean and clamped, by whole passes in float64."""
+    found: list[list[float]] = [[], []]
+    for text in bench.prompts.heldout[: bench.profile.prompts]:
+        ids = encode(bench.tokenizer, text, input_device(model))
+        with torch.no_grad():
+            logits = [model(ids).logits[0, -1].double().cpu()]
+            try:
+                with clamp(model, {claim.neuron: dose}):
+                    logits.append(model(ids).logits[0, -1].double().cpu())
+            except NeverRouted:
+                logits = logits[:1] * 2  # an expert that is not used here changes nothing
+        for where, z in zip(found, logits, strict=True):
+            others = torch.cat([z[:token_id], z[token_id + 1 :]])
+            where.append(float(z[token_id] - others.logsumexp(0)))
+    return np.array(found[0]), np.array(found[1])
+
+
+def _natural_ends(model: Any, bench: Bench, claim: Claim, judged: Judged) -> tuple[float, float]:
+    """The 1st and 99th percentile of u on the selection texts and on the claimed words after the selection contexts."""
+    prompts, block = bench.prompts, claim.neuron.block
+    texts = [*prompts.selection[: bench.profile.selection], *prompts.contexts_selection]
+    inputs = [encode(bench.tokenizer, text) for text in texts]
+    words = dict.fromkeys(bench.token(c).id for c, _ in judged.measured)
+    for text in prompts.contexts_selection:
+        context = encode(bench.tokenizer, text)
+        inputs += [torch.cat([context, torch.tensor([[word]])], dim=1) for word in words]
+    special, values = set(bench.tokenizer.all_special_ids), []
+    for ids, seen in zip(inputs, capture(model, inputs, [block]), strict=True):
+        first = next((i for i, t in enumerate(ids[0].tolist()) if t not in special), 0)
+        routed = seen[block].weight[first:] > 0
+        values += seen[block].up[first:, claim.neuron.neuron][routed].tolist()
+    low, high = np.quantile(values, [0.01, 0.99])
+    return float(low), float(high)
+
+
+def test_generated_text_is_that_of_clamped_passes(judged: Judged, model: Any, bench: Bench, evidence: Evidence) -> None:
+    """Text that is generated under a clamp, with its cache of keys and values, is what clamped passes without one give.
+
+    Implementation: for the first claims, the neuron is clamped far out and the most likely token is taken step by step
+    from whole forward passes that keep nothing. The same number of tokens is generated greedily as the steering eval
+    does it. Both texts must be the same. The walk stops where the two likeliest tokens are so close that rounding could
+    swap them.
+    """
+    rows = []
+    for claim, e in judged.measured[:GENERATED]:
+        dose = float(e.stress_doses[-1 if claim.drive == "+" else 0])
+        prompt = bench.heldout[0]
+        try:
+            wanted = _walk(model, encode(bench.tokenizer, prompt, input_device(model)), {claim.neuron: dose})
+        except NeverRouted:
+            continue  # an expert that this prompt does not reach
+        if not wanted:
+            continue
+        answers = steer(
+            model, bench.tokenizer, prompt, {claim.neuron: dose},
+            n=1, rng=bench.rng("greedy"), chat=False, do_sample=False, max_new_tokens=len(wanted),
+        )  # fmt: skip
+        by_passes = bench.tokenizer.decode(wanted, skip_special_tokens=True)
+        rows.append([claim.id, dose, len(wanted), by_passes, answers.clamped[0], answers.clean[0]])
+        assert answers.clamped[0] == by_passes, f"{claim.id}: generated {answers.clamped[0]!r}, by passes {by_passes!r}"
+    evidence.table(
+        "generated",
+        "Generated under a clamp, and by clamped passes",
+        ["claim", "clamped at", "tokens", "by passes without a cache", "generated", "generated, unclamped"],
+        rows or [["none", *[None] * 5]],
+        "Greedy continuations of one held-out prompt.",
+    )
+
+
+@torch.no_grad()
+def _walk(model: Any, ids: torch.Tensor, clamps: dict[NeuronId, float]) -> list[int]:
+    """Up to eight greedy tokens by whole passes, as far as rounding cannot change them."""
+    found: list[int] = []
+    while len(found) < 8:
+        with clamp(model, clamps):
+            z = model(ids, use_cache=False).logits[0, -1].float()
+        first, second = z.topk(2).values.tolist()
+        if first - second <= 64 * torch.finfo(model.dtype).eps * float(z.abs().max()):
+            break
+        found.append(int(z.argmax()))
+        ids = torch.cat([ids, z.argmax().reshape(1, 1).to(ids.device)], dim=1)
+        if found[-1] in np.atleast_1d(model.generation_config.eos_token_id):
+            break
+    return found
+
+
+@pytest.mark.control
+def test_selection_and_test_are_apart(bench: Bench, evidence: Evidence) -> None:
+    """No text on which something was tested has had a part in choosing anything.
+
+    Implementation: the texts that set doses, scales and controls, and the texts on which effects are measured, are
+    compared as they are given to the model, token by token: none is another one, nor its beginning. Claims are chosen
+    by weights alone, before any text is read.
+    """
+    chosen = {tuple(encode(bench.tokenizer, t)[0].tolist()): t for t in bench.selection}
+    tested = [*bench.heldout, *bench.prompts.contexts_heldout[: bench.profile.contexts]]
+    shared = []
+    for text in tested:
+        ids = tuple(encode(bench.tokenizer, text)[0].tolist())
+        shared += [text for other in chosen if other[: len(ids)] == ids or ids[: len(other)] == other]
+    assert not shared, f"texts that select are also tested on, first {shared[0]!r}"
+    groups = [[g.name, len(g.words), len(g.selection), len(g.heldout)] for g in bench.prompts.groups]
+    evidence.table(
+        "texts",
+        "The texts",
+        ["group", "words", "selection", "held out"],
+        [*groups, ["used in this profile", None, len(bench.selection), len(tested)]],
+        "Texts that were written for this project, split once. Selection: doses, scales, controls. Held out: effects, "
+        "readings, and the text about something else. Contexts are counted in the last line.",
+    )
+
+
+@pytest.mark.control
+def test_controls_are_fit(judged: Judged, bench: Bench, evidence: Evidence) -> None:
+    """What a neuron is compared with is alive, as loud as it is, and enough of it.
+
+    Implementation: the controls' loudness on natural text, over their layer's median, as it was recorded for each
+    claim. A dead control is beaten by anything. Whether they are of the target's kind is a condition of the verdict,
+    because a layer may have no such neurons; that none of them is dead is a condition of the suite.
+    """
+    rows = []
+    for claim, e in judged.measured:
+        scales = e.control_scales
+        ends = [float(f(scales)) for f in (np.min, np.median, np.max)] if scales.size else [None] * 3
+        ratios = [e.control_scale_ratio, e.control_norm_ratio]
+        rows.append([claim.id, len(scales), e.relative_scale, *ends, *ratios])
+        assert len(scales) == len(e.control_effects) == len(e.control_separations)
+        dead = int((scales < DEAD_SCALE).sum())
+        assert not dead, f"{claim.id}: {dead} of its {len(scales)} controls are dead neurons"
+    evidence.table(
+        "controls",
+        "What each neuron is compared with",
+        ["claim", "controls", "its loudness", "least", "median", "most", "activation over theirs", "norm over theirs"],
+        rows or [["none", 0, *[None] * 6]],
+        "Loudness: standard deviation of u·act(g) times the norm of the column of W_down, over the layer's median. "
+        "Activation, norm: the neuron's over its controls' median; beyond a factor of 5 either way no side can be a "
+        "yes.",
+    )
