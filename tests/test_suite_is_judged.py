@@ -202,7 +202,7 @@ def validated(verdicts: list[Any], *_: Any, **__: Any) -> list[Any]:
     return [replace(v, verdict="validated") for v in verdicts]
 
 
-def smallest_rank(value: float, controls: Any) -> float | None:
+def smallest_rank(value: float, controls: Any, **_: Any) -> float | None:
     """Any neuron beats all its controls."""
     return 1 / (1 + len(controls)) if len(controls) else None
 
@@ -368,7 +368,7 @@ FAULTS = {
         after(measure, "matched_controls", dead_controls),
         INSTRUMENT,
         "test_controls_are_fit",
-        "of its 239 controls are dead neurons",
+        "controls are dead neurons",
     ),
     "judge says yes": (after(verdict, "judge", validated), CAUSALITY, CONTROL, "validated where nothing was planted"),
     "controls ignored": (
