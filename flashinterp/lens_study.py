@@ -122,6 +122,11 @@ def draw_words(bench: Bench) -> tuple[Token, ...]:
     return tuple(bench.checkpoint.vocabulary.resolve(i) for i in sorted(drawn))
 
 
+def ranked_prompts(bench: Bench) -> tuple[str, ...]:
+    """The held-out prompts on which effects are measured here."""
+    return bench.prompts.heldout[: bench.profile.rank_prompts]
+
+
 def draw_neurons(bench: Bench) -> Positions:
     """Positions of up to ``rank_neurons`` neurons of each layer, of its MLPs in proportion to their widths.
 
@@ -188,7 +193,7 @@ def _groups(roster: Roster, chosen: Positions, positions: int) -> Iterator[list[
 
 def effects(bench: Bench, chosen: Positions, ranges: Floats, words: Sequence[Token]) -> Floats:
     """[M, T] each neuron's mean change, over the prompts, of each word's log-odds from low to high; 0 without range."""
-    roster, prompts = bench.checkpoint.layout.roster, bench.prompts.heldout[: bench.profile.rank_prompts]
+    roster, prompts = bench.checkpoint.layout.roster, ranked_prompts(bench)
     result = np.zeros((len(chosen), len(words)), dtype=np.float32)
     known = np.isfinite(ranges).all(axis=1)
     layers = roster.layer_of()[chosen]
@@ -301,9 +306,8 @@ def _real(plan: _Plan, maps: Mapping[str, Means]) -> tuple[World, dict[str, str]
         for lens in plan.lenses
     }
     ranges = natural_ranges(bench, np.arange(len(plan.roster)))  # of all, which the attribution needs
-    prompts = bench.prompts.heldout[: bench.profile.rank_prompts]
     try:
-        sequences = [encode(bench.tokenizer, prompt, input_device(bench.model)) for prompt in prompts]
+        sequences = [encode(bench.tokenizer, prompt, input_device(bench.model)) for prompt in ranked_prompts(bench)]
         values = attribution(bench.model, sequences, plan.ids, ranges)
         picks[ATTRIBUTION] = pick_by_attribution(plan.roster, values, plan.drawn, plan.regions)
     except FlashinterpError as error:

@@ -77,12 +77,9 @@ def natural_text(bench: Bench, blocks: Sequence[Block], concepts: Sequence[int] 
 
 def natural_range(bench: Bench, neuron: NeuronId) -> tuple[float, float]:
     """The 1st and 99th percentile of a neuron's u on the selection texts, where its expert is routed to."""
-    skip = leading_specials(bench)
-    seen = capture(bench.model, [encode(bench.tokenizer, text) for text in bench.selection], [neuron.block])
-    parts = [s[neuron.block] for s in seen]
-    values = np.concatenate([p.up[skip:, neuron.neuron][p.weight[skip:] > 0] for p in parts])
-    check_routed(neuron, len(values))
-    low, high = np.quantile(values, [LOW, HIGH])
+    block = natural_text(bench, [neuron.block])[neuron.block]
+    check_routed(neuron, len(block.up))
+    low, high = block.doses(neuron.neuron, 2)
     return float(low), float(high)
 
 

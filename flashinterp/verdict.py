@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flashinterp.claims import Claim, VerdictName
-from flashinterp.controls import DEAD_SCALE
+from flashinterp.controls import DEAD_SCALE, MOST_MISMATCH
 from flashinterp.evidence import Evidence
 from flashinterp.explain import explain
 from flashinterp.neuron import LENSES
@@ -50,7 +50,7 @@ class Rule:
         min_auc: the smallest AUC at which a neuron reads its concept.
         unremarkable: a rank among controls above this says that the target does no more than they do.
         max_mismatch: how many times louder or quieter than the controls' median a target may be; beyond
-            that they are no controls of it, and no side can be a yes.
+            that they are no controls of it, and no side can be a yes. Those that the suite chooses are within it.
     """
 
     alpha: float = 0.05
@@ -61,7 +61,7 @@ class Rule:
     max_kl: float = 0.1
     min_auc: float = 0.75
     unremarkable: float = 0.2
-    max_mismatch: float = 5.0
+    max_mismatch: float = MOST_MISMATCH
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ def judge(claims: Sequence[Claim], evidence: Sequence[Evidence | str], *, rule: 
         for c, e, reason in zip(claims, evidence, reasons, strict=True)
         if isinstance(e, Evidence) and reason is None
     ]
-    write_ps = [_write_p(c, e) for c, e in measured]
-    read_ps = [_read_p(c, e) for c, e in measured]
+    write_ps = [_both(*_write_ps(c, e)) for c, e in measured]
+    read_ps = [_both(*_read_ps(c, e)) for c, e in measured]
     # A test that had nothing to work on is no reason to be milder to the rest of the family: it counts as p = 1.
     write_qs, read_qs = (iter(false_discovery([1.0 if p is None else p for p in ps])) for ps in (write_ps, read_ps))
     verdicts = []
@@ -183,10 +183,15 @@ def _per_unit(effects: ArrayLike, written: ArrayLike) -> Floats:
     return result
 
 
-def _write_p(claim: Claim, e: Evidence) -> float | None:
-    trend = page_trend(e.log_odds, claim.drive)
-    rank = _rank(claim, e)
-    return None if trend is None or rank is None else max(trend, rank)
+def _both(*ps: float | None) -> float | None:
+    """The p of tests that must all hold: the largest; None where one of them is undefined."""
+    known = [p for p in ps if p is not None]
+    return max(known) if len(known) == len(ps) else None
+
+
+def _write_ps(claim: Claim, e: Evidence) -> tuple[float | None, float | None]:
+    """The p of the trend, and of the rank among controls."""
+    return page_trend(e.log_odds, claim.drive), _rank(claim, e)
 
 
 def _writes(claim: Claim, e: Evidence, q: float | None, rule: Rule, rng: np.random.Generator) -> SideResult:
@@ -194,7 +199,7 @@ def _writes(claim: Claim, e: Evidence, q: float | None, rule: Rule, rng: np.rand
     effect = bootstrap_mean(effects, rng)
     mean_curve = e.log_odds.mean(axis=0)
     violation = isotonic_violation(mean_curve, claim.drive)
-    rank = _rank(claim, e)
+    trend, rank = _write_ps(claim, e)
     specificity, kl = _specificity(claim, e), float(e.kl.mean(axis=1).max())
     low = effect.estimate if effect.low is None else effect.low
     high = effect.estimate if effect.high is None else effect.high
@@ -211,7 +216,7 @@ def _writes(claim: Claim, e: Evidence, q: float | None, rule: Rule, rng: np.rand
         "effect_low": effect.low,
         "effect_high": effect.high,
         "violation": violation,
-        "trend_p": page_trend(e.log_odds, claim.drive),
+        "trend_p": trend,
         "rank_p": rank,
         "n_controls": float(e.control_effects.size),
         "identity_error": e.identity_error,
@@ -221,7 +226,7 @@ def _writes(claim: Claim, e: Evidence, q: float | None, rule: Rule, rng: np.rand
     }
     nothing = high < rule.min_effect or rank is None or rank > rule.unremarkable
     answer: Side = "yes" if all(checks.values()) else "no" if nothing else "unclear"
-    return SideResult(answer, _write_p(claim, e), q, checks, figures)
+    return SideResult(answer, _both(trend, rank), q, checks, figures)
 
 
 def _specificity(claim: Claim, e: Evidence) -> float:
@@ -238,20 +243,20 @@ def _signed(claim: Claim, e: Evidence) -> tuple[Floats, Floats, Floats]:
     return sign * e.present, sign * e.absent.ravel(), sign * e.control_separations
 
 
-def _read_p(claim: Claim, e: Evidence) -> float | None:
+def _read_ps(claim: Claim, e: Evidence) -> tuple[float, float | None]:
+    """The p of Mann-Whitney's test, and of the rank among controls."""
     present, absent, controls = _signed(claim, e)
-    rank = rank_p(float(separation(present, absent, e.activation_scale)), controls)
-    return None if rank is None else max(mann_whitney_p(present, absent), rank)
+    return mann_whitney_p(present, absent), rank_p(float(separation(present, absent, e.activation_scale)), controls)
 
 
 def _reads(claim: Claim, e: Evidence, q: float | None, rule: Rule, rng: np.random.Generator) -> SideResult:
-    present, absent, controls = _signed(claim, e)
+    present, absent, _ = _signed(claim, e)
     others = absent.reshape(e.absent.shape)  # [C, K]: each context is its own match
     by_context = np.array([auc(value, row) for value, row in zip(present, others, strict=True)])
     interval = bootstrap_mean(by_context, rng)
     area = interval.estimate
     gap = float(separation(present, absent, e.activation_scale))
-    rank = rank_p(gap, controls)
+    test, rank = _read_ps(claim, e)
     checks = {
         "alive": e.relative_scale >= DEAD_SCALE,
         "separates": area >= rule.min_auc,
@@ -262,7 +267,7 @@ def _reads(claim: Claim, e: Evidence, q: float | None, rule: Rule, rng: np.rando
         "auc": area,
         "auc_low": interval.low,
         "auc_high": interval.high,
-        "auc_p": mann_whitney_p(present, absent),
+        "auc_p": test,
         "separation": gap if np.isfinite(gap) else None,
         "rank_p": rank,
         "relative_scale": e.relative_scale,
@@ -270,7 +275,7 @@ def _reads(claim: Claim, e: Evidence, q: float | None, rule: Rule, rng: np.rando
     }
     nothing = not checks["alive"] or not checks["separates"] or rank is None or rank > rule.unremarkable
     answer: Side = "yes" if all(checks.values()) else "no" if nothing else "unclear"
-    return SideResult(answer, _read_p(claim, e), q, checks, figures)
+    return SideResult(answer, _both(test, rank), q, checks, figures)
 
 
 def _theme_auc(claim: Claim, e: Evidence) -> float | None:
