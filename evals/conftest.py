@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from flashinterp import Checkpoint, FlashinterpError, NeuronMap, decode, probe
+from flashinterp import Checkpoint, FlashinterpError, NeuronMap, decode, open_checkpoint, probe
 from flashinterp.audit.session import AuditSession
 from flashinterp.bench import Bench
 from flashinterp.claims import Claim, check_design, load_claims, lock, resolve_claim
@@ -17,7 +17,7 @@ from flashinterp.evidence import Evidence
 from flashinterp.measure import measure
 from flashinterp.neuron import NeuronId
 from flashinterp.profiles import PROFILES, Profile
-from flashinterp.prompts import PromptSet, shipped
+from flashinterp.prompts import PromptSet
 from flashinterp.verdict import Rule, Verdict, judge
 
 MOST_CLAIMS = 8  # discovered on a model that nobody made claims about
@@ -61,8 +61,9 @@ def profile(audit: AuditSession) -> Profile:
 
 
 @pytest.fixture(scope="session")
-def prompts() -> PromptSet:
-    return shipped()
+def prompts(audit: AuditSession) -> PromptSet:
+    """The texts: the user's own, the bundled models' own, or the shipped ones."""
+    return audit.prompts
 
 
 @pytest.fixture(scope="session")
@@ -90,17 +91,17 @@ def tokens(audit: AuditSession, base: Checkpoint, maps: Maps) -> tuple[str, ...]
         return tuple(base.vocabulary.resolve(t).text for t in audit.options.tokens)
     if audit.truth:
         return tuple(dict.fromkeys(plant["token"] for plant in audit.truth["plants"]))
-    return _well_named(base, maps["paper"])
+    return _well_named(base, maps["paper"], audit.prompts)
 
 
-def _well_named(base: Checkpoint, paper: NeuronMap) -> tuple[str, ...]:
-    """Up to eight words: the shipped concepts that are tokens here, then others, each by the score of its neuron.
+def _well_named(base: Checkpoint, paper: NeuronMap, prompts: PromptSet) -> tuple[str, ...]:
+    """Up to eight words: the prompt set's concepts that are tokens here, then others, each by the score of its neuron.
 
     Chosen by weights alone, so nothing that is measured later has chosen it.
     """
     vocabulary = base.vocabulary
     concepts = []
-    for word in shipped().concepts:
+    for word in prompts.concepts:
         try:
             concepts.append(vocabulary.resolve(word).id)
         except FlashinterpError:
@@ -190,6 +191,16 @@ def model(session_model: Any) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def bench(audit: AuditSession, session_model: Any, base: Checkpoint, prompts: PromptSet, profile: Profile) -> Bench:
     return Bench(session_model, base, prompts, profile, audit.options.seed)
+
+
+@pytest.fixture(scope="session")
+def blank(audit: AuditSession) -> Checkpoint:
+    """The negative control of the bundled models: one that has learnt nothing and in which nothing was planted."""
+    if audit.options.bundled is None:
+        pytest.skip("the control model belongs to the bundled models")
+    from fixtures.bundles import BUNDLES  # in the checkout only, as the control is
+
+    return open_checkpoint(BUNDLES[audit.options.bundled]().blank)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ any neuron moves almost any token one way or the other.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from evals.conftest import Judged, Maps, judge_on
-from flashinterp import open_checkpoint
+from flashinterp import Checkpoint
 from flashinterp.audit.baseline import load_results, lost_claims
 from flashinterp.audit.figures import DosePanel, dose_response
 from flashinterp.audit.session import AuditSession
@@ -47,6 +48,7 @@ def test_claims(audit: AuditSession, judged: Judged, bench: Bench, evidence: Evi
     evidence.table("why", "Why the curve goes the way it goes, in words", *_why_table(judged))
     for claim, found in judged.measured:
         evidence.arrays(_slug(claim.id), found.arrays())
+    evidence.finding(2, "clamping them moves their token's probability, monotonically", *_in_words(judged))
     panels = judged.measured[:PANELS]
     if panels:
         evidence.figure(dose_response, "natural", "Clamped over the natural range", [_panel(c, e) for c, e in panels])
@@ -65,6 +67,16 @@ def test_claims(audit: AuditSession, judged: Judged, bench: Bench, evidence: Evi
         )
 
 
+def _in_words(judged: Judged) -> tuple[str, str | None]:
+    """The verdicts counted, and what they should be where that is known."""
+
+    def counted(names: list[str | None]) -> str:
+        return ", ".join(f"{n} {name}" for name, n in Counter(names).most_common())
+
+    truth = [v.claim.expect for v in judged.verdicts if v.claim.source == "fixture"]
+    return counted([v.verdict for v in judged.verdicts]), counted(list(truth)) if truth else None
+
+
 def _check_file_claims(verdicts: tuple[Verdict, ...]) -> None:
     """Of each claim in a file, one candidate at least comes out as claimed."""
     groups: dict[str, list[Verdict]] = {}
@@ -81,23 +93,18 @@ def _check_file_claims(verdicts: tuple[Verdict, ...]) -> None:
 
 @pytest.mark.control
 def test_nothing_is_found_where_nothing_is_planted(
-    audit: AuditSession, bench: Bench, claims: tuple[Claim, ...], device: str, evidence: Evidence
+    blank: Checkpoint, bench: Bench, claims: tuple[Claim, ...], device: str, evidence: Evidence
 ) -> None:
     """A model with nothing planted gets no `validated`, by the same rule on the same words.
 
-    Implementation: the fixtures' model before planting is decoded and audited in the same way, its specialised
-    neurons taken as claims. Runs on the bundled fixtures only: for any other model it has nothing to compare.
+    Implementation: a model of the same shape that was never trained is decoded and audited in the same way, its
+    specialised neurons taken as claims. Runs on the bundled models only: for any other model it has nothing to compare.
     """
-    if not audit.truth:
-        pytest.skip("the control model belongs to the bundled fixtures")
-    from fixtures.build import built  # in the checkout only, as the control is
-
-    checkpoint = open_checkpoint(built() / "unplanted")
-    maps = Maps(checkpoint, device)
+    maps = Maps(blank, device)
     words = dict.fromkeys((c.token, c.lens) for c in claims)
     open_claims = [Claim(f"{str(t).strip()}-{lens}", t, None, None, lens, None, "discovered") for t, lens in words]
-    family = tuple(resolve_claim(claim, maps, checkpoint) for claim in open_claims)
-    judged = judge_on(replace(bench, model=checkpoint.load_model(device=device), checkpoint=checkpoint), family)
+    family = tuple(resolve_claim(claim, maps, blank) for claim in open_claims)
+    judged = judge_on(replace(bench, model=blank.load_model(device=device), checkpoint=blank), family)
     evidence.table(
         "unplanted", "The control: the same words in the model with nothing planted", *_verdict_table(judged)
     )
@@ -123,8 +130,23 @@ def _verdict_table(judged: Judged) -> tuple[list[str], list[list[Any]], str]:
         c = v.claim
         tested = {"read": "writes", "write": "reads"}[LENSES[c.lens].side]
         rows.append([c.id, _name(c), str(c.neuron), c.pole, c.lens, tested, reads, writes, v.verdict, v.lacking])
+    headers = [
+        "claim",
+        "word",
+        "neuron",
+        "pole",
+        "lens",
+        "tested by",
+        "reads",
+        "writes",
+        "verdict",
+        "conditions not met",
+    ]
+    if all(v.claim.source == "fixture" for v in judged.verdicts):
+        headers.insert(-1, "planted as")
+        rows = [[*row[:-1], v.claim.expect, row[-1]] for row, v in zip(rows, judged.verdicts, strict=True)]
     return (
-        ["claim", "word", "neuron", "pole", "lens", "tested by", "reads", "writes", "verdict", "conditions not met"],
+        headers,
         rows,
         "validated: reads and writes. lever: writes only. detector: reads only. refuted: neither, more than controls "
         "do. inconclusive: the evidence goes neither way. The lens has selected on one side, which proves nothing "

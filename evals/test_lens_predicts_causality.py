@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from evals.conftest import Maps
-from flashinterp import Checkpoint, Token, open_checkpoint
+from flashinterp import Checkpoint, Token
 from flashinterp.audit.figures import SharePanel, shares
 from flashinterp.audit.session import AuditSession
 from flashinterp.bench import Bench
@@ -54,7 +54,7 @@ def test_lenses_against_measured_effects(
     taken word by word; its interval covers both the choice of words and the spread of the null's repetitions, because
     the words of a model share its neurons. Every number behind the tables is in `raw/`. See METHOD 4.
 
-    On the bundled fixtures the neurons that were planted as `validated` must be found in the top 5 % of their layer,
+    On the bundled models the neurons that were planted as `validated` must be found in the top 5 % of their layer,
     on the side on which they were planted.
     """
     vocabulary = base.vocabulary
@@ -69,22 +69,17 @@ def test_lenses_against_measured_effects(
 
 @pytest.mark.control
 def test_lenses_know_nothing_where_nothing_was_learnt(
-    audit: AuditSession, device: str, bench: Bench, evidence: Evidence
+    blank: Checkpoint, device: str, bench: Bench, evidence: Evidence
 ) -> None:
     """In a model with nothing planted, the lenses on what a neuron reads have no excess over their null.
 
-    Implementation: the fixtures' random model before planting is put to the same test. In it what a neuron reads and
-    what it writes are independent draws, so that exchanging the partners changes nothing that a lens could know. The
-    interval of the excess must not lie above 0. Runs on the bundled fixtures only: for any other model it has nothing
-    to compare.
+    Implementation: a model of the same shape that was never trained is put to the same test. In it what a neuron reads
+    and what it writes are independent draws, so that exchanging the partners changes nothing that a lens could know.
+    The interval of the excess must not lie above 0. Runs on the bundled models only: for any other model it has
+    nothing to compare.
     """
-    if not audit.truth:
-        pytest.skip("the control model belongs to the bundled fixtures")
-    from fixtures.build import built  # in the checkout only, as the control is
-
-    checkpoint = open_checkpoint(built() / "unplanted")
-    bench = replace(bench, model=checkpoint.load_model(device=device), checkpoint=checkpoint)
-    maps = Maps(checkpoint, device)
+    bench = replace(bench, model=blank.load_model(device=device), checkpoint=blank)
+    maps = Maps(blank, device)
     found = study(bench, maps, lenses=("paper", "read"))  # type: ignore[arg-type]
     results = found.results(bench.rng)
     _record(found, results, evidence, "control-", "Control, nothing planted: ")

@@ -9,6 +9,8 @@ from functools import cache, cached_property
 from hashlib import sha256
 from importlib import resources
 from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
 
 from flashinterp.errors import RunError
 
@@ -81,16 +83,46 @@ class PromptSet:
 @cache
 def shipped() -> PromptSet:
     """The prompt set in ``prompts.json``."""
-    raw = json.loads(resources.files("flashinterp").joinpath("prompts.json").read_text(encoding="utf-8"))
-    return PromptSet(
+    return _parsed(json.loads(resources.files("flashinterp").joinpath("prompts.json").read_text(encoding="utf-8")))
+
+
+def read_prompts(file: str | Path) -> PromptSet:
+    """A prompt set from a file with the fields of the shipped one, which is ``flashinterp/prompts.json``.
+
+    Raises:
+        RunError: the file cannot be read, is no JSON, or lacks a field.
+    """
+    try:
+        return _parsed(json.loads(Path(file).read_text(encoding="utf-8")))
+    except OSError as error:
+        raise RunError(f"the prompt file {file} cannot be read ({error.strerror}): name one that is there") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"{file} is no prompt file ({type(error).__name__}: {error}): give it the fields of the shipped "
+            "flashinterp/prompts.json"
+        ) from None
+
+
+def _parsed(raw: Any) -> PromptSet:
+    prompts = PromptSet(
         groups=tuple(
-            Group(g["name"], tuple(g["words"]), tuple(g["selection"]), tuple(g["heldout"])) for g in raw["groups"]
+            Group(str(g["name"]), *(_texts(g[k]) for k in ("words", "selection", "heldout"))) for g in raw["groups"]
         ),
-        contexts_selection=tuple(raw["contexts"]["selection"]),
-        contexts_heldout=tuple(raw["contexts"]["heldout"]),
-        questions=tuple(raw["questions"]),
-        concepts=tuple(raw["concepts"]),
+        contexts_selection=_texts(raw["contexts"]["selection"]),
+        contexts_heldout=_texts(raw["contexts"]["heldout"]),
+        questions=_texts(raw["questions"]),
+        concepts=_texts(raw["concepts"]),
     )
+    for name in ("selection", "heldout", "contexts_selection", "contexts_heldout", "questions"):
+        if not getattr(prompts, name):
+            raise ValueError(f"no texts in {name}")
+    return prompts
+
+
+def _texts(given: Any) -> tuple[str, ...]:
+    if not isinstance(given, list) or not all(isinstance(t, str) and t.strip() for t in given):
+        raise TypeError(f"a list of texts is wanted, not {str(given)[:60]!r}")
+    return tuple(given)
 
 
 def check_split(prompts: PromptSet) -> None:

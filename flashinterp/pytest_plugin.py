@@ -33,12 +33,15 @@ MARKERS = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("flashinterp", "flashinterp: claims about neurons, put to the test")
     add = group.addoption
-    add("--model", help="the model to audit: a folder with safetensors, or a Hub id (default: the bundled fixtures)")
+    add("--model", help="the model to audit: a folder with safetensors, or a Hub id (default: bundled models)")
     add("--tuned", help="its fine-tune, for preservation and steering")
     add("--claims", metavar="FILE", help="a TOML file of claims; a claim that does not hold fails the run")
     add("--tokens", metavar="LIST", help='words to find neurons for, comma-separated, as in " dog, California"')
     add("--out", default="flashinterp-report", metavar="DIR", help="where the run folder goes (default: %(default)s)")
     add("--baseline", metavar="DIR", help="an earlier run folder; a validated neuron that is lost fails the run")
+    add("--prompts", metavar="FILE", help="your own prompts, in the fields of flashinterp/prompts.json")
+    add("--bundled", default="storybook", choices=["storybook", "decoys"],
+        help="which bundled models to run on without --model (default: %(default)s)")  # fmt: skip
     add("--seed", type=int, default=0, help="root of every random stream (default: %(default)s)")
     add("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"], help="of the live model")
     add("--device", default="auto", help="cpu, cuda, ... (default: cpu, or cuda under -m gpu)")
@@ -57,7 +60,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     if not any(map(_is_eval, items)):
         return None
     return (
-        f"flashinterp: model {o.model or 'SELF-TEST on the bundled fixtures'}, tuned {o.tuned or '-'}, "
+        f"flashinterp: model {o.model or f'SELF-TEST on the bundled {o.bundled}'}, tuned {o.tuned or '-'}, "
         f"dtype {o.dtype}, device {o.device}, seed {o.seed}, profile {o.profile}, out {o.out}"
     )
 
@@ -187,6 +190,8 @@ def _begin(config: pytest.Config) -> Any:
         device=o.device,
         profile=o.profile,
         require_gpu=o.require_gpu,
+        prompts=o.prompts,
+        bundled=None if o.model else o.bundled,
     )
     if options.tuned and not options.model:
         raise pytest.UsageError("--tuned needs --model: name the base model that it was tuned from")
@@ -194,12 +199,11 @@ def _begin(config: pytest.Config) -> Any:
         raise pytest.UsageError(
             "--baseline and --out are the same folder, and a run replaces what is in it: choose another with --out"
         )
-    truth: dict[str, Any] | None = None
-    base_at, tuned_at = options.model, options.tuned
-    if base_at is None:
-        base_at, tuned_at, truth = _fixtures()
-    base = open_checkpoint(base_at)
+    bundle = None if options.model else _bundle(o.bundled)
+    base = open_checkpoint(bundle.model if bundle else options.model)
+    tuned_at = bundle.tuned if bundle else options.tuned
     tuned = open_checkpoint(tuned_at) if tuned_at else None
+    prompts = _prompts(options.prompts or (bundle and bundle.prompts))
     for checkpoint in (base, tuned):
         if checkpoint is not None:
             _ = checkpoint.vocabulary  # a missing tokenizer shows now
@@ -209,7 +213,9 @@ def _begin(config: pytest.Config) -> Any:
         load_results(options.baseline)
     for word in options.tokens:
         base.vocabulary.resolve(word)
-    audit = AuditSession(options, RunFolder.create(options.out), base, tuned, truth is not None, truth)
+    audit = AuditSession(
+        options, RunFolder.create(options.out), base, tuned, bundle is not None, bundle and bundle.truth, prompts
+    )
     audit.begin()
     return audit
 
@@ -219,14 +225,21 @@ def _words(tokens: str | None) -> tuple[str, ...]:
     return tuple(f" {w.strip()}" for w in (tokens or "").split(",") if w.strip())
 
 
-def _fixtures() -> tuple[str, str, dict[str, Any]]:
-    """The bundled planted model, its tuned sibling and the truth about both."""
+def _bundle(name: str) -> Any:
+    """The bundled models of a name, and the truth about them."""
     try:
-        from fixtures.build import built, truth
+        from fixtures.bundles import BUNDLES
     except ImportError as error:
-        raise pytest.UsageError("the bundled fixtures are in the project's checkout only: name a --model") from error
-    folder = built()
-    return str(folder / "planted"), str(folder / "tuned"), truth(folder)
+        raise pytest.UsageError("the bundled models are in the project's checkout only: name a --model") from error
+    return BUNDLES[name]()
+
+
+def _prompts(file: Any) -> Any:
+    from flashinterp.prompts import check_split, read_prompts, shipped
+
+    prompts = read_prompts(file) if file else shipped()
+    check_split(prompts)
+    return prompts
 
 
 # --- what the evals use -------------------------------------------------------------------------------
@@ -265,6 +278,12 @@ class Evidence:
         """Raw numbers, kept beside the report."""
         self._audit.add_arrays(f"{self._name}--{name}", arrays)
         self.recorded += 1
+
+    def finding(self, order: int, paper: str, here: str, planted: str | None = None) -> None:
+        """One of the paper's results beside this model's, in words; what was planted only on bundled models."""
+        from flashinterp.audit.session import Finding
+
+        self._audit.add_finding(Finding(order, paper, here, planted))
 
     def verdicts(self, verdicts: list[Any]) -> None:
         """Verdicts that the library reached."""
@@ -352,7 +371,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     out = terminalreporter
     out.section(
-        "flashinterp" + (" SELF-TEST on the bundled fixtures: not an audit of a real model" if audit.self_test else "")
+        "flashinterp" + (" SELF-TEST on bundled models: not an audit of a real model" if audit.self_test else "")
     )
     out.write_line(audit.summary())
     out.write_line("")

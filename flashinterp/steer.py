@@ -1,27 +1,46 @@
-"""Answers with and without a clamp, the judge of whether they are about the concept, and what it cost (METHOD 6)."""
+"""Answers with and without a clamp, and what the clamp cost (METHOD 6).
+
+Every answer has a seed, and its own random generator from it: an answer does not depend on how many others are
+made beside it, but for what a larger matrix product rounds differently, and the unclamped and the clamped answer of
+one seed are a pair.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import groupby
+from string import punctuation
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from flashinterp.capture import encode
 from flashinterp.clamp import NeverRouted, Value, clamp
 from flashinterp.errors import CheckpointError, RunError
+from flashinterp.judges import Judge as Judge
+from flashinterp.judges import lexicon_judge as lexicon_judge
+from flashinterp.judges import rate
 from flashinterp.neuron import Block, NeuronId, Positions, Site
 from flashinterp.passes import input_device
-from flashinterp.stats import Interval, wilson
+from flashinterp.stats import Interval
 
-Judge = Callable[[str], bool]
-"""Says whether an answer is about the concept."""
+Clamps = Mapping[str, Value] | Mapping[NeuronId, Value]
 
 _REPEAT_SPAN = 3  # words; a text that loops repeats its three-word runs
+_FEW_WORDS = 5  # of fewer, one word that makes up half of them says nothing
+_ROWS = 96  # answers that share a pass: bounds the memory of keys and values
+_SCORED_ROWS = 16  # the same for passes that keep the logits of every position
+# Settings that act on each answer by itself. With any other one, answers are made one by one.
+_ROWWISE = frozenset(
+    """do_sample max_new_tokens min_new_tokens max_length min_length temperature top_k top_p min_p typical_p
+    epsilon_cutoff eta_cutoff repetition_penalty no_repeat_ngram_size bad_words_ids suppress_tokens
+    begin_suppress_tokens eos_token_id pad_token_id bos_token_id use_cache renormalize_logits""".split()
+)
 
 
 @dataclass(frozen=True)
@@ -49,27 +68,14 @@ class Answers:
 
     def rates(self, judge: Judge) -> tuple[Interval | None, Interval | None]:
         """The share of answers about the concept, without and with the clamp, with Wilson intervals."""
-        n = len(self.clean)
-        return wilson(sum(map(judge, self.clean)), n), wilson(sum(map(judge, self.clamped)), n)
+        return rate(judge, self.clean), rate(judge, self.clamped)
 
 
-def lexicon_judge(words: Sequence[str]) -> Judge:
-    """A judge that looks for any of these words, as whole words, in any case."""
-    if isinstance(words, str):
-        raise RunError(f"a lexicon is a list of words, and {words!r} is a text: put it in a list")
-    wanted = sorted({w.strip() for w in words if w.strip()})
-    if not wanted:
-        raise RunError("a lexicon needs at least one word: give the concept's written forms")
-    pattern = re.compile(r"(?<!\w)(" + "|".join(map(re.escape, wanted)) + r")(?!\w)", re.IGNORECASE)
-    return lambda answer: pattern.search(answer) is not None
-
-
-@torch.no_grad()
 def steer(
     model: Any,
     tokenizer: Any,
     prompt: str,
-    clamps: Mapping[str, Value] | Mapping[NeuronId, Value],
+    clamps: Clamps,
     *,
     n: int,
     rng: np.random.Generator,
@@ -84,7 +90,8 @@ def steer(
         model: a live transformers model of a known family.
         tokenizer: its tokenizer.
         prompt: what the user says.
-        clamps, site, positions: as for `clamp`.
+        clamps: neuron to value, one neuron or several at once, of any layers; as for `clamp`.
+        site, positions: as for `clamp`.
         n: answers on each side.
         rng: where the answers' seeds come from.
         chat: True wraps the prompt in the tokenizer's chat template, False does not; None does where
@@ -95,40 +102,46 @@ def steer(
         CheckpointError: a chat template was asked for and the tokenizer has none.
         ClampError, NeuronError: as for `clamp`.
     """
+    (answers,) = steer_each(
+        model, tokenizer, prompt, [clamps], n=n, rng=rng, site=site, positions=positions, chat=chat, **generate
+    )
+    return answers
+
+
+@torch.no_grad()
+def steer_each(
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    clamps: Sequence[Clamps],
+    *,
+    n: int,
+    rng: np.random.Generator,
+    site: Site = "up",
+    positions: Positions = "all",
+    chat: bool | None = None,
+    **generate: Any,
+) -> tuple[Answers, ...]:
+    """`steer` at several clamps, all from the same seeds: the unclamped answers are made once.
+
+    Clamps of the same neurons, as at several doses, share their passes.
+    """
     text, ids = _prepare(tokenizer, prompt, chat, input_device(model))
     settings = {"do_sample": True, "max_new_tokens": 40, "pad_token_id": _pad(tokenizer), **generate}
     seeds = tuple(int(s) for s in rng.integers(0, 2**31, size=n))
-    clean = [_answer(model, ids, seed, settings) for seed in seeds]
+    by_itself = _by_itself(model, clamps, settings)
+    clean = list(_generate(model, ids, seeds, settings, by_itself))
     # "generated" leaves the prompt's pass alone, hence an answer's first token too: one that ends there is the same.
-    longer = [answer.shape[1] > 1 for answer in clean]
-    untouched = [positions == "generated" and any(longer) and not more for more in longer]
-    clamped, never = [], None
-    for seed, answer, same in zip(seeds, clean, untouched, strict=True):
-        if same:
-            clamped.append(answer)
-            continue
-        try:
-            with clamp(model, clamps, site=site, positions=positions):  # one context an answer: "generated" counts anew
-                clamped.append(_answer(model, ids, seed, settings))
-            missed: frozenset[Block] = frozenset()
-        except NeverRouted as error:  # of one answer, which the clamp rightly left as it was
-            missed = error.blocks
-        never = missed if never is None else never & missed
-    if never:
-        raise NeverRouted(sorted(never))
-    texts = [[tokenizer.decode(a[0], skip_special_tokens=True) for a in side] for side in (clean, clamped)]
-    costs = [[_perplexity(model, ids, a) for a in side] for side in (clean, clamped)]
-    return Answers(
-        prompt=text,
-        clean=tuple(texts[0]),
-        clamped=tuple(texts[1]),
-        seeds=seeds,
-        repetition_clean=tuple(map(repetition, texts[0])),
-        repetition_clamped=tuple(map(repetition, texts[1])),
-        perplexity_clean=tuple(costs[0]),
-        perplexity_clamped=tuple(costs[1]),
-        settings={**settings, "site": site, "positions": positions, "chat": text != prompt},
-    )
+    longer = [len(answer) > 1 for answer in clean]
+    touched = [i for i in range(n) if positions != "generated" or longer[i] or not any(longer)]
+    job = _Job(model, ids, tuple(seeds[i] for i in touched), settings, site, positions)
+    sides = [clean]
+    for changed in job.one_by_one(clamps) if by_itself else job.together(clamps):
+        answer = dict(zip(touched, changed, strict=True))
+        sides.append([answer.get(i, same) for i, same in enumerate(clean)])
+    told = {**settings, "site": site, "positions": positions, "chat": text != prompt}
+    before, *after = (_Side.of(model, tokenizer, ids, side) for side in sides)
+    return tuple(before.beside(side, text, seeds, told) for side in after)
 
 
 def repetition(text: str) -> float:
@@ -136,6 +149,182 @@ def repetition(text: str) -> float:
     words = text.split()
     runs = [tuple(words[i : i + _REPEAT_SPAN]) for i in range(len(words) - _REPEAT_SPAN + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def broken(text: str) -> bool:
+    """Whether a text is none, or fell apart: it has no word, or one word makes up half of its five or more."""
+    words = [word.strip(punctuation).casefold() for word in text.split()]
+    words = [word for word in words if word]
+    most = max(map(words.count, set(words)), default=0)
+    return not words or (len(words) >= _FEW_WORDS and 2 * most >= len(words))
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The answers of one side, and what is measured on each."""
+
+    texts: tuple[str, ...]
+    repetition: tuple[float, ...]
+    perplexity: tuple[float | None, ...]
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, ids: Tensor, answers: Sequence[Tensor]) -> _Side:
+        texts = tuple(tokenizer.decode(a, skip_special_tokens=True) for a in answers)
+        return cls(texts, tuple(map(repetition, texts)), _perplexities(model, ids, answers))
+
+    def beside(self, other: _Side, prompt: str, seeds: tuple[int, ...], settings: dict[str, Any]) -> Answers:
+        """The two sides as one record, this one unclamped."""
+        return Answers(
+            prompt=prompt,
+            clean=self.texts,
+            clamped=other.texts,
+            seeds=seeds,
+            repetition_clean=self.repetition,
+            repetition_clamped=other.repetition,
+            perplexity_clean=self.perplexity,
+            perplexity_clamped=other.perplexity,
+            settings=settings,
+        )
+
+
+# --- many answers at once ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is asked of a clamped model: the prompt [1, positions], the seeds, and how to clamp and to sample."""
+
+    model: Any
+    ids: Tensor
+    seeds: tuple[int, ...]
+    settings: dict[str, Any]
+    site: Site
+    positions: Positions
+
+    def together(self, clamps: Sequence[Clamps]) -> Iterator[list[Tensor]]:
+        """For each clamp its answers; clamps of the same neurons share passes, each row with its own values."""
+        for names, same in groupby(clamps, key=tuple):
+            each: list[Mapping[Any, Value]] = list(same)
+            rows = [(one, seed) for one in each for seed in self.seeds]
+            made: list[Tensor] = []
+            for part in (rows[i : i + _ROWS] for i in range(0, len(rows), _ROWS)):
+                values: dict[Any, Value] = {
+                    name: torch.tensor([[float(one[name])] for one, _ in part]) for name in names
+                }
+                with clamp(self.model, values, site=self.site, positions=self.positions):
+                    made += _generate(self.model, self.ids, [seed for _, seed in part], self.settings, False)
+            n = len(self.seeds)
+            yield from (made[i * n : (i + 1) * n] for i in range(len(each)))
+
+    def one_by_one(self, clamps: Sequence[Clamps]) -> Iterator[list[Tensor]]:
+        """The same, each answer in a context of its own; a clamp is refused where no answer reached its experts."""
+        for one in clamps:
+            made: list[Tensor] = []
+            never: frozenset[Block] | None = None
+            for seed in self.seeds:
+                missed: frozenset[Block] = frozenset()
+                try:
+                    with clamp(self.model, one, site=self.site, positions=self.positions):
+                        made += _generate(self.model, self.ids, [seed], self.settings, True)
+                except NeverRouted as error:  # of one answer, which the clamp rightly left as it was
+                    missed = error.blocks
+                never = missed if never is None else never & missed
+            if never:
+                raise NeverRouted(sorted(never))
+            yield made
+
+
+def _by_itself(model: Any, clamps: Sequence[Clamps], settings: Mapping[str, Any]) -> bool:
+    """Whether each answer needs a generation of its own.
+
+    So where a setting may act on several rows at once, where values differ by position, and where an expert is
+    clamped, of which it must be known whether each answer reached it.
+    """
+    own = model.generation_config
+    several = any((getattr(own, name, None) or 1) > 1 for name in ("num_beams", "num_return_sequences"))
+    pairs = [(NeuronId.parse(name), value) for one in clamps for name, value in one.items()]
+    uneven = any(not isinstance(value, int | float) for _, value in pairs)
+    return several or uneven or not set(settings) <= _ROWWISE or any(neuron.expert is not None for neuron, _ in pairs)
+
+
+class _RowDraws(TorchFunctionMode):
+    """While it is open, every row of a batch is sampled from a generator of its own.
+
+    ``generate`` draws with torch.multinomial from torch's global generator, all rows from one stream. Drawn from its
+    own, row i gets what it would get alone after ``torch.manual_seed(seeds[i])``.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        super().__init__()
+        self.seeds = seeds
+        self.generators: list[torch.Generator] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.multinomial:
+            return func(*args, **(kwargs or {}))
+        rows: Tensor = args[0] if args else (kwargs or {})["input"]
+        if not self.generators:
+            self.generators = [torch.Generator(rows.device).manual_seed(seed) for seed in self.seeds]
+        drawn = [torch.multinomial(row[None], 1, generator=own) for row, own in zip(rows, self.generators, strict=True)]
+        return torch.cat(drawn)
+
+
+def _generate(model: Any, ids: Tensor, seeds: Sequence[int], settings: dict[str, Any], alone: bool) -> Iterator[Tensor]:
+    """The new token ids [new] of one answer for each seed, its end token included.
+
+    Raises:
+        RunError: nothing was drawn although the answers are sampled, so that the seeds would mean nothing.
+    """
+    step = 1 if alone else _ROWS
+    for part in (seeds[i : i + step] for i in range(0, len(seeds), step)):
+        prompts = ids.expand(len(part), -1)
+        # One by one, any sampler of generate's is served: the global generator is forked, seeded and restored.
+        devices = [model.device] if model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), nullcontext() if alone else _RowDraws(part) as draws:
+            torch.manual_seed(part[0])
+            out = model.generate(prompts, attention_mask=torch.ones_like(prompts), **settings)
+        if draws is not None and settings["do_sample"] and not draws.generators:
+            raise RunError(
+                "this version of transformers does not sample with torch.multinomial, and the answers' seeds would "
+                "have no effect: add num_beams=1, with which answers are made one by one"
+            )
+        yield from (_ended(row, model, settings) for row in out[:, ids.shape[1] :])
+
+
+def _ended(row: Tensor, model: Any, settings: Mapping[str, Any]) -> Tensor:
+    """An answer [new] up to its end token: what is after it pads it to the length of the others."""
+    ends = settings.get("eos_token_id", model.generation_config.eos_token_id)
+    if ends is None:
+        return row
+    found = torch.isin(row, torch.as_tensor(ends, device=row.device)).nonzero()
+    return row[: int(found[0]) + 1] if len(found) else row
+
+
+def _perplexities(model: Any, prompt: Tensor, answers: Sequence[Tensor]) -> tuple[float | None, ...]:
+    """exp of the mean negative log-likelihood of each answer [new] after the prompt [1, positions].
+
+    None where the answer is empty or that is no finite number. Answers are padded behind their ends, which a causal
+    model does not see.
+    """
+    found: list[float | None] = []
+    for part in (answers[i : i + _SCORED_ROWS] for i in range(0, len(answers), _SCORED_ROWS)):
+        padded = torch.nn.utils.rnn.pad_sequence(list(part), batch_first=True)
+        if padded.shape[1] == 0:
+            found += [None] * len(part)
+            continue
+        ids = torch.cat([prompt.expand(len(part), -1), padded.to(prompt.device)], dim=1)
+        logits = model(ids, use_cache=False, logits_to_keep=padded.shape[1] + 1).logits[:, :-1]
+        found += [_perplexity(logits[i, : len(answer)], answer) for i, answer in enumerate(part)]
+    return tuple(found)
+
+
+def _perplexity(logits: Tensor, answer: Tensor) -> float | None:
+    """Of one answer [new] under logits [new, V]; None where it is empty or no finite number."""
+    if len(answer) == 0:
+        return None
+    nll = torch.nn.functional.cross_entropy(logits.float(), answer.to(logits.device))
+    perplexity = float(nll.double().exp())  # float32 overflows at 88 nats, which a strong clamp reaches
+    return perplexity if np.isfinite(perplexity) else None
 
 
 def _prepare(tokenizer: Any, prompt: str, chat: bool | None, device: Any) -> tuple[str, Tensor]:
@@ -157,24 +346,3 @@ def _prepare(tokenizer: Any, prompt: str, chat: bool | None, device: Any) -> tup
 
 def _pad(tokenizer: Any) -> int:
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
-
-
-def _answer(model: Any, ids: Tensor, seed: int, settings: dict[str, Any]) -> Tensor:
-    """New token ids [1, new]; generate draws from torch's global generator, so that is forked and restored."""
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
-    answer: Tensor = out[:, ids.shape[1] :]
-    return answer
-
-
-def _perplexity(model: Any, prompt: Tensor, answer: Tensor) -> float | None:
-    """exp of the mean negative log-likelihood of an answer after its prompt; None where that is no number."""
-    if answer.shape[1] == 0:
-        return None
-    ids = torch.cat([prompt, answer], dim=1)
-    logits = model(ids, use_cache=False, logits_to_keep=answer.shape[1] + 1).logits[:, :-1]
-    nll = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), answer.flatten())
-    perplexity = float(nll.double().exp())  # float32 overflows at 88 nats, which a strong clamp reaches
-    return perplexity if np.isfinite(perplexity) else None

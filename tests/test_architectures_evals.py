@@ -17,8 +17,11 @@ FAMILIES = [name for name in ARCHITECTURES if "-" not in name]
 SKIPPED = {
     "test_nothing_is_found_where_nothing_is_planted",
     "test_lenses_know_nothing_where_nothing_was_learnt",
-    "test_preserved",
+    "test_top_tokens_kept",
     "test_causal_role_kept",
+    "test_fine_tunes_told_apart",
+    "test_frequency_in_the_training_text",
+    "test_capacity",
 }
 
 
@@ -39,7 +42,8 @@ def test_the_suite_runs_on_every_architecture(name: str, pytester: pytest.Pytest
     assert results["model"]["architecture"] == ARCHITECTURES[name].model_type
     ledger = results["ledger"]
     assert ledger["passed"] + ledger["skipped"] == ledger["collected"] > 10
-    assert ledger["skipped"] == 4
+    skipped = {reason.partition("::")[2].partition("[")[0].partition(":")[0] for reason in ledger["reasons"]["skipped"]}
+    assert skipped == SKIPPED
     (verdict,) = results["verdicts"]
     assert verdict["verdict"] in ("lever", "detector", "refuted", "inconclusive")  # nothing was learnt here
     assert verdict["figures"]["writes"]["figures"]["identity_error"] <= 1e-5

@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashinterp.checkpoint import Checkpoint
+from flashinterp.checkpoint import Checkpoint, open_checkpoint
 from flashinterp.errors import NotComparable
 from flashinterp.neuron import POLES, NeuronId
 from flashinterp.neuron_map import NeuronMap
-from flashinterp.preserve import Preservation, compare, row_cosines
+from flashinterp.preserve import NEAR_TIE, Preservation, compare, decompose, peer_percentile, row_cosines
 from flashinterp.scan import decode
 from tests.helpers import map_by_hand, paper_logits, small_checkpoint, word_vocabulary
 
@@ -116,6 +116,132 @@ def test_margins_and_near_ties_are_of_the_two_best_words() -> None:
 def test_a_lead_within_bfloat16_rounding_is_a_near_tie(lead: float, tied: bool) -> None:
     m = map_by_hand([[0, 1]], [[1.0, 1.0 - lead]])
     assert compare(m, m).near_tie.tolist() == [tied]
+
+
+# --- what became of a label -----------------------------------------------------------------------------
+
+
+def test_every_label_has_one_fate() -> None:
+    near = 8.0 - 2**-6
+    a = map_by_hand(
+        [[0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 1, 2], [9, 9, 9]],
+        [[8, 7, 6], [8, near, 6], [8, 7, 6], [8, 7, 6], [8, near, 6], [8, 7, 6]],
+        excluded=[9],
+    )
+    b = map_by_hand(
+        [[0, 1, 2], [1, 0, 2], [1, 0, 2], [3, 4, 5], [3, 4, 5], [9, 9, 9]],
+        [[8, 7, 6], [8, 7, 6], [8, 7, 6], [8, near, 6], [8, 7, 6], [8, 7, 6]],
+        excluded=[9],
+    )
+    got = compare(a, b)
+    # The fourth's new label and the fifth's old one are in doubt, but their former word is gone whoever took its place.
+    assert got.change.tolist() == ["kept", "near tie", "swapped", "changed", "changed", ""]
+    assert got.near_tie.tolist()[3:5] == [True, True]
+    assert got.changes() == {"kept": 1, "near tie": 1, "swapped": 1, "changed": 2}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_change_between_two_near_words_is_a_near_tie_in_whichever_model_they_are_near(order: int) -> None:
+    near, far = [8.0, 8.0 * (1 - NEAR_TIE), 1.0], [8.0, 7.0, 1.0]
+    a = map_by_hand([[0, 1, 2]] * 2, [near, far][::order])
+    b = map_by_hand([[1, 0, 2]] * 2, [far, far])
+    assert compare(a, b).change.tolist() == ["near tie", "swapped"][::order]
+    assert compare(b, a).change.tolist() == ["near tie", "swapped"][::order]
+
+
+def test_a_word_that_is_not_listed_is_near_only_where_all_that_are_listed_are() -> None:
+    flat = [1.0, 1.0 - NEAR_TIE / 4, 1.0 - NEAR_TIE / 2]
+    a = map_by_hand([[0, 1, 2], [0, 1, 2]], [flat, [1.0, 1.0 - NEAR_TIE / 2, 0.5]])
+    b = map_by_hand([[3, 4, 5], [3, 4, 5]], [[8.0, 7.0, 6.0]] * 2)
+    assert compare(a, b).change.tolist() == ["near tie", "changed"]
+
+
+def test_the_overwritten_rows_are_told_as_changed_and_rounded_ones_as_near_ties(
+    preservation: Preservation, planted: Checkpoint, base: NeuronMap
+) -> None:
+    assert preservation.changes() == {"kept": 768, "near tie": 0, "swapped": 0, "changed": 256}
+    assert preservation.changes(2) == {"kept": 192, "near tie": 0, "swapped": 0, "changed": 64}
+    model = planted.load_model()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    rounded = open_checkpoint(model)
+    rounded.vocabulary = planted.vocabulary
+    found = compare(base, decode(rounded, top_k=50)).changes()
+    assert found["near tie"] > 0
+    assert found["swapped"] == found["changed"] == 0
+
+
+def test_words_lost_and_gained_are_the_differences_of_the_best(preservation: Preservation) -> None:
+    for neuron in [*preservation.most_changed(3), NeuronId(0, 0)]:
+        before, after = ([w.token.id for w in m.words(neuron, 5)] for m in (preservation.map_a, preservation.map_b))
+        assert [w.token.id for w in preservation.words_lost(neuron, 5)] == [i for i in before if i not in after]
+        assert [w.token.id for w in preservation.words_gained(neuron, 5)] == [i for i in after if i not in before]
+
+
+def test_words_are_those_of_the_compared_pole(base: NeuronMap, tuned: Checkpoint) -> None:
+    minus = compare(base, decode(tuned, top_k=50), pole="-")
+    neuron = minus.most_changed(1)[0]
+    own = {w.token.id for w in base.words(neuron, 5, "-")}
+    lost = minus.words_lost(neuron, 5)
+    assert lost
+    assert {w.token.id for w in lost} <= own
+
+
+# --- the rows' change and the head's -----------------------------------------------------------------------
+
+
+def four(seed: int, *, rows: bool, head: bool) -> tuple[Preservation, Preservation, Preservation]:
+    """A model against one with other rows or another head, as `decompose` takes it."""
+    a, b, c = (small_checkpoint(np.random.default_rng(s)) for s in (seed, seed, seed + 50))
+    for layer in range(2):
+        if rows:
+            b.model.model.layers[layer].mlp.up_proj.weight.copy_(c.rows("up", layer))
+    if head:
+        b.model.lm_head.weight.copy_(c.head())
+    own, base_head, tuned_head = decode(b, top_k=5), decode(b, top_k=5, head_of=a), decode(a, top_k=5, head_of=b)
+    m = decode(a, top_k=5)
+    return compare(m, own), compare(m, base_head), compare(m, tuned_head)
+
+
+def test_a_change_of_the_rows_alone_and_of_the_head_alone_are_told_apart() -> None:
+    for rows, head in ((True, False), (False, True)):
+        part = decompose(*four(1, rows=rows, head=head))
+        assert part is not None
+        assert part.lost > 0.5
+        assert part.rows == pytest.approx(part.lost if rows else 0)
+        assert part.head == pytest.approx(part.lost if head else 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("part", [None, slice(6, 12)])
+def test_the_parts_add_up_and_are_the_mean_over_both_orders(seed: int, part: slice | None) -> None:
+    own, base_head, tuned_head = four(seed, rows=True, head=True)
+    got = decompose(own, base_head, tuned_head, part)
+    assert got is not None
+    lost_of = [float((~p.kept[part or slice(None)]).mean()) for p in (own, base_head, tuned_head)]
+    assert got.lost == pytest.approx(lost_of[0])
+    assert got.rows + got.head == pytest.approx(got.lost)
+    rows_first, rows_last = lost_of[1], lost_of[0] - lost_of[2]
+    assert got.rows == pytest.approx((rows_first + rows_last) / 2)
+    assert (got.rows_alone, got.head_alone) == pytest.approx(tuple(lost_of[1:]))
+
+
+def test_a_part_without_labels_has_no_parts() -> None:
+    same = compare(map_by_hand([[9]], excluded=[9]), map_by_hand([[9]], excluded=[9]))
+    assert decompose(same, same, same) is None
+
+
+def test_percentiles_are_among_the_nearest_in_norm_of_the_same_mlp() -> None:
+    m = map_by_hand([[0, 1]] * 10, layers=(0, 1))
+    values = np.array([0, 1, 2, 3, 4, 9, 9, 9, 9, 9], dtype=np.float64)
+    like = np.array([1, 2, 4, 8, 16, 1, 1, 1, 1, 1], dtype=np.float64)
+    assert peer_percentile(values, like, m.roster, "L0N2") == 50
+    assert peer_percentile(values, like, m.roster, "L0N4") == 100
+    assert peer_percentile(values, like, m.roster, "L0N0", 2) == 0
+    assert peer_percentile(values, like, m.roster, "L1N3") == 50  # all equal
+    assert peer_percentile(values, like, m.roster, "L0N3", 1) == 100  # of L0N2 and L0N4, as near, the lower neuron
+    alone = map_by_hand([[0, 1]])
+    assert peer_percentile(np.ones(1), np.ones(1), alone.roster, "L0N0") is None
 
 
 def test_a_change_of_a_near_tie_does_not_count_against_the_clear_ones() -> None:

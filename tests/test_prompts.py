@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import combinations, product
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flashinterp.errors import RunError
 from flashinterp.profiles import PROFILES, Profile
-from flashinterp.prompts import Group, PromptSet, check_split, shipped
+from flashinterp.prompts import Group, PromptSet, check_split, read_prompts, shipped
 from flashinterp.stats import smallest_family_p
 
 TEXTS = ("selection", "heldout", "contexts_selection", "contexts_heldout", "questions", "concepts")
@@ -259,3 +262,55 @@ def test_profiles_grow() -> None:
         sizes = [(v, vars(more)[k]) for k, v in vars(less).items() if k != "name"]
         assert all(a <= b for a, b in sizes)
         assert any(a < b for a, b in sizes)
+
+
+# --- prompts of one's own -----------------------------------------------------------------------------
+
+
+def written(prompts: PromptSet) -> dict[str, Any]:
+    """A prompt set as its file has it."""
+    return {
+        "groups": [asdict(group) for group in prompts.groups],
+        "contexts": {"selection": prompts.contexts_selection, "heldout": prompts.contexts_heldout},
+        "questions": prompts.questions,
+        "concepts": prompts.concepts,
+    }
+
+
+def test_a_file_of_prompts_is_read_as_it_was_written(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.json"
+    for prompts in (TINY, shipped()):
+        file.write_text(json.dumps(written(prompts)), encoding="utf-8")
+        assert read_prompts(file) == prompts
+        assert read_prompts(file).digest == prompts.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"groups": []}, "no texts in selection"),
+        ({"groups": [{"name": "x", "words": [], "selection": ["A"]}]}, "heldout"),
+        ({"contexts": {"selection": ["A"], "heldout": []}}, "no texts in contexts_heldout"),
+        ({"questions": "What?"}, "a list of texts is wanted, not 'What[?]'"),
+        ({"concepts": [" dog", 7]}, "a list of texts is wanted"),
+        ({"concepts": [" "]}, "a list of texts is wanted"),
+    ],
+)
+def test_a_file_that_lacks_something_is_refused(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({**written(TINY), **change}), encoding="utf-8")
+    with pytest.raises(RunError, match=f"mine.json is no prompt file .*{told}.*give it the fields"):
+        read_prompts(file)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", "7"])
+def test_a_file_of_something_else_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(RunError, match=r"mine.json is no prompt file"):
+        read_prompts(file)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"none.json cannot be read \(No such file.*name one that is there"):
+        read_prompts(tmp_path / "none.json")

@@ -244,8 +244,8 @@ def test_the_terminal_and_the_folder_tell_the_same(evals: Evals) -> None:
     ]
     run.result.stdout.fnmatch_lines(
         [
-            "*flashinterp: model SELF-TEST on the bundled fixtures, tuned -,*seed 0, profile standard, out run",
-            "=*flashinterp SELF-TEST on the bundled fixtures: not an audit of a real model*=",
+            "*flashinterp: model SELF-TEST on the bundled storybook, tuned -,*seed 0, profile standard, out run",
+            "=*flashinterp SELF-TEST on bundled models: not an audit of a real model*=",
             "Of test-passes",
             "*dog*",
             "Nothing was measured.",
@@ -254,7 +254,7 @@ def test_the_terminal_and_the_folder_tell_the_same(evals: Evals) -> None:
     )
     assert run.results["self_test"] is True
     assert [t["name"] for t in run.results["tables"]] == ["dummy--test-passes", "dummy--test-fails"]
-    assert run.results["model"]["name"] == "bundled fixture planted"
+    assert run.results["model"]["name"] == "bundled storybook, planted"
 
 
 def test_the_docstrings_are_in_the_report(evals: Evals) -> None:

@@ -10,7 +10,8 @@ import pytest
 from flashinterp.claims import load_claims
 from flashinterp.supported import supported
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def _block(language: str) -> str:
@@ -18,15 +19,19 @@ def _block(language: str) -> str:
     return str(block)
 
 
-def test_the_python_example_runs(fixture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "demo").symlink_to(fixture_folder)
+    (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
     names: dict[str, object] = {}
     exec(compile(_block("python"), "README.md", "exec"), names)
     neurons, curves, log = (names[name] for name in ("neurons", "curves", "log"))
     assert str(neurons.find(" dog", n=3)[0].neuron) == "L1N17"  # type: ignore[attr-defined]
     assert curves.log_probs.shape == (1, 4, 1, 1)  # type: ignore[attr-defined]
     assert log.calls[1] > 1  # type: ignore[attr-defined]
+    assert " dog" in capsys.readouterr().out
+    assert (tmp_path / "dogs-only" / "model.safetensors").is_file()
 
 
 def test_the_claim_file_is_one(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import ExitStack
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,10 @@ from transformers.modeling_outputs import CausalLMOutput
 from flashinterp import Answers, Checkpoint, CheckpointError, ClampError, FlashinterpError, clamp, lexicon_judge, steer
 from flashinterp.capture import encode
 from flashinterp.errors import RunError
-from flashinterp.steer import _perplexity, _prepare, repetition
-from tests.helpers import n_hooks
+from flashinterp.steer import _perplexities, _prepare, broken, repetition, steer_each
+from tests.helpers import assert_one_line_with_next_step, n_hooks
+
+steering = import_module("flashinterp.steer")  # in the package, the function of this name stands in front of it
 
 QUESTION = "What did you see today?"
 DOG = {"L1N17": 145.0}
@@ -147,6 +151,129 @@ def test_answers_none_of_which_could_be_clamped_are_an_error(planted: Checkpoint
         asked(planted, planted_model, max_new_tokens=1, positions="generated")
 
 
+# --- many answers at once ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.7, "top_k": 20}, {"top_p": 0.8, "repetition_penalty": 1.3}])
+def test_an_answer_does_not_depend_on_the_others_of_its_batch(
+    planted: Checkpoint, planted_model: Any, sampling: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = asked(planted, planted_model, n=9, max_new_tokens=12, **sampling)
+    alone = asked(planted, planted_model, n=9, max_new_tokens=12, num_beams=1, **sampling)  # a setting of whole batches
+    assert (together.clean, together.clamped, together.seeds) == (alone.clean, alone.clamped, alone.seeds)
+    assert together.perplexity_clamped == pytest.approx(alone.perplexity_clamped, rel=1e-4)
+    monkeypatch.setattr(steering, "_ROWS", 4)
+    monkeypatch.setattr(steering, "_SCORED_ROWS", 2)
+    in_parts = asked(planted, planted_model, n=9, max_new_tokens=12, **sampling)
+    assert (in_parts.clean, in_parts.clamped) == (together.clean, together.clamped)
+    assert in_parts.perplexity_clamped == pytest.approx(together.perplexity_clamped, rel=1e-4)
+
+
+def passes_of(model: Any, call: Any) -> int:
+    """How many forward passes a call makes."""
+    count: list[int] = []
+    handle = model.register_forward_hook(lambda *_: count.append(1))
+    try:
+        call()
+    finally:
+        handle.remove()
+    return len(count)
+
+
+def test_answers_share_their_passes(planted: Checkpoint, planted_model: Any) -> None:
+    def made(n: int, **settings: Any) -> int:
+        return passes_of(planted_model, lambda: asked(planted, planted_model, n=n, min_new_tokens=6, **settings))
+
+    assert made(12) == made(1) == 2 * (6 + 1)  # six tokens and one pass to score them, on each side
+    assert made(3, num_beams=1) == 2 * (3 * 6 + 1)
+
+
+def test_answers_of_several_lengths_end_where_they_end_alone(planted: Checkpoint, planted_model: Any) -> None:
+    first = asked(planted, planted_model, n=12, max_new_tokens=10)
+    words = [planted.tokenizer(text)["input_ids"] for text in first.clean]
+    ends = [words[0][2], words[1][5], words[2][0]]
+    given = {"n": 12, "max_new_tokens": 10, "eos_token_id": ends}
+    together, alone = asked(planted, planted_model, **given), asked(planted, planted_model, **given, num_beams=1)
+    assert (together.clean, together.clamped) == (alone.clean, alone.clamped)
+    assert together.perplexity_clean == pytest.approx(alone.perplexity_clean, rel=1e-4)
+    lengths = {len(planted.tokenizer(text)["input_ids"]) for text in together.clean}
+    assert {1, 10} <= lengths
+    assert len(lengths) >= 3
+
+
+def test_several_doses_share_the_unclamped_answers(planted: Checkpoint, planted_model: Any) -> None:
+    doses = [0.0, 30.0, 145.0]
+    given: dict[str, Any] = {"n": 3, **SHORT}
+    clamps = [{"L1N17": dose} for dose in doses]
+    several = steer_each(planted_model, planted.tokenizer, QUESTION, clamps, rng=rng(), **given)
+    for one, got in zip(clamps, several, strict=True):
+        wanted = steer(planted_model, planted.tokenizer, QUESTION, one, rng=rng(), **given)
+        assert (got.clean, got.clamped, got.seeds, got.settings) == (
+            wanted.clean, wanted.clamped, wanted.seeds, wanted.settings
+        )  # fmt: skip
+        assert got.perplexity_clamped == pytest.approx(wanted.perplexity_clamped, rel=1e-4)
+    assert len({got.clamped for got in several}) == 3
+    others = steer_each(planted_model, planted.tokenizer, QUESTION, [*clamps, {"L3N31": -90.0}], rng=rng(), **given)
+    assert [a.clamped for a in others[:3]] == [a.clamped for a in several]
+    assert "California" in "".join(others[3].clamped)
+
+
+def test_a_sampler_that_does_not_draw_as_expected_is_refused(
+    planted: Checkpoint, planted_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steering._RowDraws, "__torch_function__", lambda self, f, t, a=(), k=None: f(*a, **(k or {})))
+    with pytest.raises(RunError, match="does not sample with torch.multinomial") as caught:
+        asked(planted, planted_model)
+    assert_one_line_with_next_step(caught.value)
+    assert n_hooks(planted_model) == 0
+
+
+# --- several neurons at once ------------------------------------------------------------------------
+
+SEVERAL: dict[str, float] = {"L1N17": 37.0, "L3N31": -79.0, "L1N60": 12.0}
+
+
+@pytest.mark.parametrize("site", ["up", "gate", "post"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_several_neurons_are_clamped_as_one_clamp_inside_another(
+    planted: Checkpoint, planted_model: Any, site: Any, order: int
+) -> None:
+    clamps = dict(list(SEVERAL.items())[::order])
+    got = steer(planted_model, planted.tokenizer, QUESTION, clamps, n=3, rng=rng(), site=site, **SHORT)
+    wanted = []
+    for seed in got.seeds:
+        with ExitStack() as stack:
+            for name, value in SEVERAL.items():
+                stack.enter_context(clamp(planted_model, {name: value}, site=site))
+            wanted.append(generated(planted, planted_model, QUESTION, seed))
+    assert got.clamped == tuple(wanted)
+    for name, value in SEVERAL.items():
+        alone = steer(planted_model, planted.tokenizer, QUESTION, {name: value}, n=3, rng=rng(), site=site, **SHORT)
+        assert alone.clean == got.clean
+    assert n_hooks(planted_model) == 0
+
+
+def test_two_planted_neurons_bring_both_concepts(
+    planted: Checkpoint, planted_model: Any, truth: dict[str, Any]
+) -> None:
+    clamps = {"L1N17": 37.0, "L3N31": -79.0}
+    got = steer(planted_model, planted.tokenizer, QUESTION, clamps, n=12, rng=rng(), max_new_tokens=30)
+    for words in (truth["dog_words"], [" California"]):
+        clean, clamped = got.rates(lexicon_judge(words))
+        assert clean is not None
+        assert clamped is not None
+        assert clean.high is not None
+        assert clamped.low is not None
+        assert clamped.low > clean.high
+
+
+@pytest.mark.parametrize("value", [37, torch.tensor(37.0), torch.tensor([[37.0]])], ids=repr)
+def test_a_value_may_be_written_in_any_way(planted: Checkpoint, planted_model: Any, value: Any) -> None:
+    wanted = steer(planted_model, planted.tokenizer, QUESTION, {"L1N17": 37.0}, n=3, rng=rng(), **SHORT)
+    got = steer(planted_model, planted.tokenizer, QUESTION, {"L1N17": value}, n=3, rng=rng(), **SHORT)
+    assert got.clamped == wanted.clamped
+
+
 # --- the chat template ------------------------------------------------------------------------------
 
 
@@ -203,7 +330,7 @@ def test_a_perplexity_is_a_finite_number_or_none(gap: float, wanted: float | Non
     logits = torch.zeros(1, 3, 5)  # the last of them belongs to what would come next
     logits[..., 2] = -gap
     model = lambda *args, **kwargs: CausalLMOutput(logits=logits)  # noqa: E731
-    got = _perplexity(model, torch.tensor([[1]]), torch.tensor([[2, 2]]))
+    (got,) = _perplexities(model, torch.tensor([[1]]), [torch.tensor([2, 2])])
     assert got == (None if wanted is None else pytest.approx(wanted, rel=1e-5))
 
 
@@ -241,6 +368,24 @@ def test_repetition_is_a_share_and_grows_when_a_text_is_said_twice(words: list[s
     text = " ".join(words)
     assert 0 <= repetition(text) < 1
     assert repetition(f"{text} {text}") >= repetition(text) or len(words) < 3
+
+
+@pytest.mark.parametrize(
+    ("text", "fell"),
+    [
+        ("", True),
+        (" \n ", True),
+        ("... !", True),
+        ("dog", False),
+        ("dog dog dog dog", False),  # too short to say
+        ("dog dog dog dog dog", True),
+        ("dog, Dog! dog cat bird fish", True),
+        ("dog dog cat bird fish", False),
+        ("I saw a dog and then another dog ran to my dog", False),
+    ],
+)
+def test_a_broken_answer_by_hand(text: str, fell: bool) -> None:
+    assert broken(text) is fell
 
 
 # --- the judge --------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ class Evals:
 
     def __call__(self, where: str, *args: str, out: str = "run") -> Run:
         given = ["-p", "no:cacheprovider", f"--rootdir={ROOT}", "-c", str(ROOT / "pyproject.toml")]
-        given += ["--profile", "smoke", "--out", out, *args, str(ROOT / "evals" / where)]
+        given += ["--profile", "smoke", "--bundled", "decoys", "--out", out, *args, str(ROOT / "evals" / where)]
         return Run(int(self.pytester.runpytest_inprocess(*given).ret), self.pytester.path / out)
 
 

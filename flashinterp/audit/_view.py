@@ -18,7 +18,7 @@ VERDICTS = {
     "not_measured": "no test was run; the reason is given",
     "not_comparable": "the two models cannot be compared neuron by neuron",
 }
-SELF_TEST = "SELF-TEST on the bundled fixtures: not an audit of a real model"
+SELF_TEST = "SELF-TEST on bundled models: not an audit of a real model"
 PARTIAL = "PARTIAL RUN: some of the planned tests did not run, so this is not an audit"
 HOW_TO_CHECK = (
     "This file is one of a folder. manifest.json lists the sha256 of every other file in it and "

@@ -54,6 +54,9 @@ class Named(Protocol):
         """``evalname--rest``, or a name that belongs to no eval."""
 
 
+ANSWERS = "answers"
+"""What stands before ``--`` in the names of tables that belong to the answer, and to no eval."""
+
 Item = TypeVar("Item", bound=Named)
 
 
@@ -93,9 +96,11 @@ def render_html(
     )
     environment.filters["clipped"] = format_cell
     digest = hashlib.sha256(_SCRIPT.encode()).digest()
+    answers, rest = _apart(tables)
     return environment.get_template("report.html.j2").render(
         view=make_view(results),
-        sections=_sections(tables, figures, docs),
+        answers=answers,
+        sections=_sections(rest, figures, docs),
         known_verdicts=list(VERDICTS),
         how_to_check=HOW_TO_CHECK,
         script=Markup(_SCRIPT),
@@ -108,18 +113,25 @@ def render_markdown(results: Mapping[str, Any], tables: Sequence[Table]) -> str:
     """The report as GitHub Markdown: the HTML's order and words, without figures and docstrings."""
     view = make_view(results)
     verdicts = [view.verdicts] if view.verdicts else []
+    answers, rest = _apart(tables)
     parts = [f"# {escape_markdown(view.title)}"]
     parts += [f"> **{escape_markdown(text)}**" for _, text in view.banners]
     parts += ["## The answer", escape_markdown(view.answer)]
     parts += [_bullets([f"{name}: {meaning}" for name, _, meaning in view.counts])]
-    parts += _markdown_tables(verdicts)
+    parts += _markdown_tables([*answers, *verdicts])
     parts += ["## What was audited", *_markdown_tables(view.subject)]
-    for name, members in group(tables).items():
+    for name, members in group(rest).items():
         parts += [f"## {escape_markdown(heading(name))}", *_markdown_tables(members)]
     parts += ["## Ledger", *(_markdown_tables(view.ledger) or ["No test was recorded."])]
     parts += ["## Limits of the method", _bullets(view.limits) or "None were recorded."]
     parts += ["## How to check this report", _bullets(HOW_TO_CHECK)]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _apart(tables: Sequence[Table]) -> tuple[list[Table], list[Table]]:
+    """The tables of the answer, which comes first, and those of the evals."""
+    answers = group(tables).get(ANSWERS, [])
+    return answers, [t for t in tables if t not in answers]
 
 
 @dataclass(frozen=True)

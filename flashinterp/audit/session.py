@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from flashinterp.audit.figures import Figure
 from flashinterp.audit.folder import RunFolder
-from flashinterp.audit.report import render_html, render_markdown
+from flashinterp.audit.report import ANSWERS, render_html, render_markdown
 from flashinterp.audit.tables import Table, to_json, to_text
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.errors import RunError
+from flashinterp.prompts import PromptSet, shipped
 from flashinterp.verdict import Verdict
 
 SCHEMA_VERSION = 1
@@ -34,11 +35,16 @@ READING_ORDER = (
     "lens_predicts_causality",
     "finetune_preservation",
     "concept_steering",
+    "concept_removal",
     "limitations",
+    "limitations_doses",
+    "limitations_trained",
     "vocabulary_alignment",
     "decode_speed",
 )
 """How a reader meets the evals, whatever order they ran in."""
+
+_ANSWERS = "Each has its tables, with intervals and controls, under the eval of its name."
 
 LIMITS = (
     "A verdict is about this model, these prompts and this dtype; it says nothing of other texts or retrained models.",
@@ -59,12 +65,14 @@ class Options:
     """What the user asked for, as passed.
 
     Attributes:
-        model, tuned: folder or Hub id; None for the bundled fixtures.
+        model, tuned: folder or Hub id; None for bundled models.
         claims: a claim file.
         tokens: words to look for, as typed.
         out: the run folder.
         baseline: an earlier run folder.
         seed, dtype, device, profile, require_gpu: as the command line's.
+        prompts: a file of the user's own prompts.
+        bundled: which bundled models, where no model was named.
     """
 
     model: str | None = None
@@ -78,6 +86,24 @@ class Options:
     device: str = "auto"
     profile: str = "standard"
     require_gpu: bool = False
+    prompts: str | None = None
+    bundled: str | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One result of the paper beside what was found here, in words.
+
+    Attributes:
+        order: where it stands among the others.
+        paper, here: the result there and here.
+        planted: what is true here, on bundled models.
+    """
+
+    order: int
+    paper: str
+    here: str
+    planted: str | None = None
 
 
 @dataclass
@@ -88,8 +114,9 @@ class AuditSession:
         options: as passed.
         folder: where it goes; written to as things are recorded, so that a kill keeps what was measured.
         base, tuned: the models' files.
-        self_test: True on the bundled fixtures.
-        truth: what was planted, on the fixtures.
+        self_test: True on bundled models.
+        truth: what was planted in them.
+        prompts: the texts to measure on.
     """
 
     options: Options
@@ -98,9 +125,11 @@ class AuditSession:
     tuned: Checkpoint | None
     self_test: bool
     truth: dict[str, Any] | None = None
+    prompts: PromptSet = field(default_factory=shipped)
     tables: list[Table] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     verdicts: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     docs: dict[str, str] = field(default_factory=dict)
     ledger: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, list[str]] = field(default_factory=dict)
@@ -151,6 +180,9 @@ class AuditSession:
     def add_verdicts(self, verdicts: Sequence[Verdict]) -> None:
         self.verdicts += [v.record() for v in verdicts]
 
+    def add_finding(self, finding: Finding) -> None:
+        self.findings.append(finding)
+
     def count(self, outcome: str, test: str, reason: str = "") -> None:
         """Enter one test's outcome into the ledger and the event log; an error in its clean-up replaces it."""
         former = self._outcomes.get(test)
@@ -168,9 +200,20 @@ class AuditSession:
         return {name: self.docs[name] for name in dict.fromkeys([*known, *self.docs])}
 
     def in_reading_order(self) -> list[Table]:
-        """The tables, by eval, in the order in which a reader wants them."""
+        """The tables, by eval, in the order in which a reader wants them; the answers first."""
         rank = {name: i for i, name in enumerate(READING_ORDER)}
-        return sorted(self.tables, key=lambda t: rank.get(t.name.partition("--")[0], len(rank)))
+        tables = sorted(self.tables, key=lambda t: rank.get(t.name.partition("--")[0], len(rank)))
+        return [*self._answers(), *tables]
+
+    def _answers(self) -> list[Table]:
+        """The paper's results beside those found here, as far as the evals that ran found any."""
+        if not self.findings:
+            return []
+        known = any(f.planted is not None for f in self.findings)
+        headers = ("in the paper (Llama 3.1 8B)", "in this model", *(["planted"] if known else []))
+        ordered = sorted(self.findings, key=lambda f: f.order)
+        rows = tuple((f.paper, f.here, *([f.planted] if known else [])) for f in ordered)
+        return [Table(f"{ANSWERS}--paper", "The paper's results, and this model's", headers, rows, _ANSWERS)]
 
     # --- the end ------------------------------------------------------------------------------------
 
@@ -195,7 +238,11 @@ class AuditSession:
     def _identity(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """What was audited, down to the bytes."""
         layout = checkpoint.layout
-        bundled = f"bundled fixture {checkpoint.folder.name}" if checkpoint.folder and self.self_test else None
+        bundled = (
+            f"bundled {self.options.bundled or 'model'}, {checkpoint.folder.name}"
+            if checkpoint.folder and self.self_test
+            else None
+        )
         return {
             "name": bundled or checkpoint.name,
             "revision": checkpoint.revision,
@@ -212,6 +259,8 @@ class AuditSession:
 
     def finish(self, status: str) -> Path:
         """Write results, report and, last, the manifest; returns the report's path."""
+        for table in self._answers():
+            self.folder.write_table(table)
         results = self.results(status)
         self.folder.write_json("results.json", results)
         self.folder.write_text("report.md", render_markdown(results, self.in_reading_order()))
@@ -224,8 +273,10 @@ class AuditSession:
         return self.report
 
     def summary(self) -> str:
-        """Every table as text, for the terminal."""
-        return "\n\n".join(to_text(t) for t in self.in_reading_order())
+        """Every table as text, for the terminal, where the end is what one sees: the answers last."""
+        tables = self.in_reading_order()
+        answers = [t for t in tables if t.name.startswith(f"{ANSWERS}--")]
+        return "\n\n".join(to_text(t) for t in [*(t for t in tables if t not in answers), *answers])
 
 
 def environment(started: str) -> dict[str, Any]:

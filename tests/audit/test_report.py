@@ -19,7 +19,7 @@ from flashinterp.audit.tables import Table
 from flashinterp.errors import RunError
 
 HOSTILE = "</script></style></title><img src=x onerror=alert(1)>\"'`|\u202e\x00\x1b[31m{{7*7}}"
-SELF_TEST = "SELF-TEST on the bundled fixtures: not an audit of a real model"
+SELF_TEST = "SELF-TEST on bundled models: not an audit of a real model"
 ALLOWED = {
     *("html", "head", "meta", "title", "style", "body", "a", "header", "h1", "h2", "h3", "p"),
     *("nav", "ol", "ul", "li", "main", "section", "span", "div", "table", "caption", "thead"),
@@ -108,6 +108,16 @@ def test_the_answer_comes_before_everything_but_the_banners() -> None:
     ]
     places = [html.index(mark) for mark in order]
     assert places == sorted(places)
+
+
+def test_tables_of_the_answer_stand_there_and_in_no_section_of_their_own() -> None:
+    answers = Table("answers--paper", "In short", ("there", "here"), (("a dog", "<b>dog</b> L1N17"),))
+    html = render_html(results(), [*tables(), answers], figures(), {})
+    assert html.count("In short") == 1
+    assert html.index('id="answer"') < html.index("In short") < html.index('id="subject"')
+    assert "&lt;b&gt;dog&lt;/b&gt; L1N17" in html
+    text = render_markdown(results(), [*tables(), answers])
+    assert text.index("## The answer") < text.index("In short") < text.index("## What was audited")
 
 
 @pytest.mark.parametrize("key", ["self_test", "partial"])

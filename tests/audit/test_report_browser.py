@@ -73,7 +73,7 @@ def test_a_browser_finds_nothing_that_acts(tmp_path: Path) -> None:
     assert console == []  # whatever the policy had to stop would be reported here
     assert hosts == set()
     assert "<title>flashinterp self-test</title>" in dom
-    assert "SELF-TEST on the bundled fixtures" in dom
+    assert "SELF-TEST on bundled models" in dom
     assert re.findall(r"<(?:img|iframe|object|embed|link|form|base)\b", dom) == []
     assert len(re.findall(r"<script\b", dom)) == 1
     assert re.findall(r"<[a-z]+[^>]*\son[a-z]+=", re.sub(r'"[^"]*"', '""', dom)) == []

@@ -13,7 +13,7 @@ import pytest
 
 from flashinterp.audit.figures import spikes
 from flashinterp.audit.folder import RunFolder
-from flashinterp.audit.session import LIMITS, READING_ORDER, SCHEMA_VERSION, AuditSession, Options
+from flashinterp.audit.session import LIMITS, READING_ORDER, SCHEMA_VERSION, AuditSession, Finding, Options
 from flashinterp.audit.tables import Table
 from flashinterp.checkpoint import Checkpoint, open_checkpoint
 from flashinterp.claims import Claim, lock
@@ -121,7 +121,7 @@ def test_results_have_the_schema(session: AuditSession, planted: Checkpoint) -> 
     assert (results["seed"], results["profile"]) == (3, "smoke")
     assert results["model"]["digests"] == planted.digests
     assert results["model"]["stored_dtype"] == "float32"
-    assert (results["model"]["name"], results["tuned"]["name"]) == ("bundled fixture planted", "bundled fixture tuned")
+    assert (results["model"]["name"], results["tuned"]["name"]) == ("bundled model, planted", "bundled model, tuned")
     assert results["limits"] == list(LIMITS)
     assert [(v["id"], v["token"], v["neuron"]) for v in results["verdicts"]] == [
         ("dog", " dog", "L1N17"),
@@ -244,3 +244,34 @@ def test_a_table_that_cannot_be_written_is_not_in_the_report(
     with pytest.raises(RunError, match="No space left"):
         session.add_table(table("clamp_causality"))
     assert session.tables == []
+
+
+# --- the paper's results in short ---------------------------------------------------------------------
+
+
+def test_without_findings_there_is_no_table_of_answers(session: AuditSession) -> None:
+    session.add_table(table("clamp_causality"))
+    assert [t.name for t in session.in_reading_order()] == ["clamp_causality--t"]
+
+
+def test_the_answers_stand_first_in_the_report_and_last_on_the_terminal(session: AuditSession) -> None:
+    session.add_table(table("clamp_causality"))
+    session.add_finding(Finding(5, "it talks of dogs", "6 % to 88 %", "it talks of dogs"))
+    session.add_finding(Finding(1, "a dog neuron", "dog L1N17+", None))
+    session.finish("passed")
+    first, *_ = read(session, "results.json")["tables"]
+    assert first["name"] == "answers--paper"
+    assert first["headers"][-1] == "planted"
+    assert first["rows"] == [
+        ["a dog neuron", "dog L1N17+", None],
+        ["it talks of dogs", "6 % to 88 %", "it talks of dogs"],
+    ]
+    assert (session.folder.path / "tables" / "answers--paper.md").is_file()
+    assert session.summary().index("clamp_causality t") < session.summary().index("a dog neuron")
+
+
+def test_on_a_real_model_nothing_is_planted(session: AuditSession) -> None:
+    session.add_finding(Finding(1, "a dog neuron", "dog L25N1442+"))
+    (answers,) = session.in_reading_order()
+    assert answers.headers == ("in the paper (Llama 3.1 8B)", "in this model")
+    assert answers.rows == (("a dog neuron", "dog L25N1442+"),)
