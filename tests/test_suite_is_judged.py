@@ -20,6 +20,7 @@ import pytest
 import torch
 
 import flashinterp
+from fixtures.storybook import models as storybook
 from flashinterp.audit import baseline, session  # pytester forgets what a run imports: these would come anew each time
 from flashinterp.bench import Bench
 from flashinterp.checkpoint import Checkpoint
@@ -446,13 +447,19 @@ def twins(tmp_path_factory: pytest.TempPathFactory, fixture_folder: Path) -> Twi
     return Twins(whole, again, "\n".join(said))
 
 
-def test_without_a_fault_the_suite_is_green(twins: Twins, truth: dict[str, Any]) -> None:
+def test_the_decoys_are_named(evals: Evals, truth: dict[str, Any]) -> None:
+    run = evals(CAUSALITY)
+    assert run.code == 0, run.red
+    assert run.verdicts == {plant["id"]: plant["verdict"] for plant in truth["plants"]}
+
+
+def test_without_a_fault_the_suite_is_green(twins: Twins) -> None:
     assert (twins.whole.code, twins.again.code) == (0, 0), twins.said
     results = twins.whole.results
     ledger = results["ledger"]
     assert (results["status"], results["partial"], ledger["deselected"]) == ("passed", False, 0)
     assert ledger["passed"] == ledger["collected"] > 10
-    assert twins.whole.verdicts == {plant["id"]: plant["verdict"] for plant in truth["plants"]}
+    assert twins.whole.verdicts == {plant["id"]: plant["verdict"] for plant in storybook.truth()["plants"]}
 
 
 def test_its_report_opens_in_a_browser_without_network_or_console_error(twins: Twins, tmp_path: Path) -> None:
