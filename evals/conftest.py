@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from flashinterp import Checkpoint, FlashinterpError, NeuronMap, decode, open_checkpoint, probe
+from flashinterp.audit.baseline import again, read_run
 from flashinterp.audit.session import AuditSession
 from flashinterp.bench import Bench
 from flashinterp.claims import Claim, check_design, load_claims, lock, resolve_claim
@@ -134,9 +135,13 @@ def claims(
             Claim(p["id"], p["token"], NeuronId.parse(p["name"]), p["pole"], p["lens"], None, "fixture", p["verdict"])
             for p in audit.truth["plants"]
         )
+    elif audit.options.baseline and not audit.options.tokens:
+        written = ()  # those of the baseline, below
     else:
         written = tuple(Claim(t.strip(), t, None, None, "paper", None, "discovered") for t in tokens)
     family = tuple(resolve_claim(c, maps, base) for c in written)
+    if audit.options.baseline:
+        family += again(read_run(audit.options.baseline), family)
     peers = min((base.layout.roster.width(c.neuron.block) - 1 for c in family if c.neuron), default=0)
     sizes = {name: getattr(profile, name) for name in ("prompts", "doses", "contexts", "absent")}
     check_design(len(family), {"controls": min(profile.controls, peers), **sizes}, RULE.alpha)
@@ -204,9 +209,11 @@ def blank(audit: AuditSession) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def judged(bench: Bench, claims: tuple[Claim, ...]) -> Judged:
+def judged(audit: AuditSession, bench: Bench, claims: tuple[Claim, ...]) -> Judged:
     """The claims measured on the model and judged, once for all evals."""
-    return judge_on(bench, claims)
+    found = judge_on(bench, claims)
+    audit.add_judgement("claims", found.verdicts, found.evidence, rule=RULE, seed=bench.seed)
+    return found
 
 
 def judge_on(bench: Bench, claims: tuple[Claim, ...]) -> Judged:
@@ -222,4 +229,6 @@ def judged_tuned(
     """The same claims, neuron for neuron, on the fine-tune."""
     if audit.tuned is None:
         return None
-    return judge_on(replace(bench, model=session_tuned_model, checkpoint=audit.tuned), claims)
+    found = judge_on(replace(bench, model=session_tuned_model, checkpoint=audit.tuned), claims)
+    audit.add_judgement("claims-tuned", found.verdicts, found.evidence, rule=RULE, seed=bench.seed)
+    return found

@@ -19,15 +19,16 @@ import pytest
 from evals.conftest import Judged, Maps
 from flashinterp import Checkpoint, NotComparable, Preservation, compare, open_checkpoint
 from flashinterp.audit.figures import preservation
+from flashinterp.audit.role_tables import difference, label_words, role_table, why_table
 from flashinterp.audit.session import AuditSession
 from flashinterp.bench import Bench
 from flashinterp.gains import GAIN, gained
 from flashinterp.measure_roles import Side, measure_roles
-from flashinterp.neuron_map import NeuronMap, Word
+from flashinterp.neuron_map import Word
 from flashinterp.preserve import CHANGES, NEAR_TIE, decompose, peer_percentile, row_cosines
 from flashinterp.pytest_plugin import Evidence
-from flashinterp.roles import ROLES, Role, RoleEvidence, RoleRule, judge_roles
-from flashinterp.stats import Equivalence, Interval
+from flashinterp.roles import ROLES, Role, judge_roles
+from flashinterp.stats import Interval
 
 CHANGED = 10
 WORDS = 5
@@ -119,9 +120,11 @@ def test_causal_role_kept(
     sides = Side(bench, maps), Side(replace(bench, model=session_tuned_model, checkpoint=audit.tuned), tuned_maps)
     found = measure_roles(*sides, judged.verdicts, judged.evidence)
     roles = judge_roles(judged.verdicts, found)
-    evidence.table("roles", "Causal roles before and after, at the same clamp values", *_roles(roles, found, maps))
-    evidence.table("roles-why", "Why, and what else is known of them", *_why(roles, judged, judged_tuned))
-    _record(evidence, "role", roles, found)
+    words = label_words(found, maps["paper"].vocabulary.show)
+    audit.add_roles("roles", roles, found, base="claims", tuned="claims-tuned", words=words)
+    evidence.table("roles", "Causal roles before and after, at the same clamp values", *role_table(roles, found, words))
+    both = judged.verdicts, judged_tuned.verdicts
+    evidence.table("roles-why", "Why, and what else is known of them", *why_table(roles, *both))
     truth = (audit.truth or {}).get("tuned", {})
     evidence.finding(
         4,
@@ -174,7 +177,8 @@ def test_fine_tunes_told_apart(
         judged_roles[name] = roles, its_maps
         summary.append(_in_short(name, compare(maps["paper"], its_maps["paper"]), roles, maps, its_maps))
         rows += _beside_truth(name, roles, truth)
-        _record(evidence, f"role-{name}", roles, found)
+        words = label_words(found, its_maps["paper"].vocabulary.show)
+        audit.add_roles(f"roles-{name}", roles, found, base="claims", words=words)
     told = ["fine-tune", "top token kept", "low", "high", *CHANGES[1:], *ROLES, "words gained"]
     evidence.table("fine-tunes", "Several fine-tunes of one model", told, summary, f"Roles by count. {_GAINED_SAID}")
     evidence.table(
@@ -324,72 +328,6 @@ def _said(words: list[Word]) -> str | None:
 # --- roles --------------------------------------------------------------------------------------------
 
 
-def _roles(roles: list[Role], found: list[RoleEvidence | str], maps: Maps) -> tuple[list[str], list[list[Any]], str]:
-    rows = []
-    for role, measured in zip(roles, found, strict=True):
-        labels: list[Any] = [None, None]
-        if isinstance(measured, RoleEvidence):
-            labels = [_word(maps["paper"], i) for i in (measured.label_before, measured.label_after)]
-        rows.append(
-            [role.claim.id, str(role.claim.neuron), role.role or "-"]
-            + [e.estimate if e else None for e in (role.effect_before, role.effect_after)]
-            + [*_difference(role.effect), *labels, str(role.heir) if role.role == "moved" else None]
-        )
-    share = RoleRule().share
-    return (
-        ["claim", "neuron", "role", "effect, base", "effect, tuned", "difference", "low", "high", "margin"]
-        + ["label, base", "label, tuned", "moved to"],
-        rows,
-        "Effect: change of the word's log-odds (nats) from the lowest to the highest of the base's natural doses, in "
-        "both models. Difference: paired by prompt, 90 % interval; the same where it lies within ± the margin "
-        f"({share:.0%} of the base's effect, 0.1 at least, half of it at most), here and at every other dose. A dash: "
-        "not validated on the base, so that there is no role to keep.",
-    )
-
-
-def _why(roles: list[Role], judged: Judged, judged_tuned: Judged) -> tuple[list[str], list[list[Any]], str]:
-    rows = []
-    for role, old, new in zip(roles, judged.verdicts, judged_tuned.verdicts, strict=True):
-        natural = new.writes.figures["effect"] if new.writes else None
-        largest = role.deviation.estimate if role.deviation else None
-        reads = [role.auc_before, role.auc_after, role.drive]
-        heir = [str(role.heir) if role.heir else None, role.heir_effect.estimate if role.heir_effect else None]
-        rows.append([role.claim.id, old.verdict, new.verdict, natural, largest, *reads, *heir, role.reason])
-    return (
-        [
-            "claim",
-            "verdict, base",
-            "verdict, tuned",
-            "own effect, tuned",
-            "largest deviation",
-            "AUC, base",
-            "AUC, tuned",
-        ]
-        + ["drive", "best neuron now", "its effect", "reason"],
-        rows,
-        "Own effect: over the neuron's natural range in the fine-tune, by which the verdict there is reached. Largest "
-        "deviation: of the two curves, at any dose. Drive: how far the word moves the neuron, over that in the base.",
-    )
-
-
-def _word(m: NeuronMap, token_id: int) -> str | None:
-    return m.vocabulary.show(token_id) if token_id >= 0 else None
-
-
-def _difference(tested: Equivalence | None) -> list[Any]:
-    return [tested.estimate, tested.low, tested.high, tested.margin] if tested else [None] * 4
-
-
-def _record(evidence: Evidence, name: str, roles: list[Role], found: list[RoleEvidence | str]) -> None:
-    for role, measured in zip(roles, found, strict=True):
-        if isinstance(measured, RoleEvidence):
-            evidence.arrays(_slug(f"{name}-{role.claim.id}"), measured.arrays())
-
-
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() and c.isascii() else "-" for c in text).strip("-").lower() or "claim"
-
-
 _GAINED_SAID = (
     f"Gained: a neuron has the word among its ten best, on either pole, with a score above {GAIN:g} times that of any "
     "neuron of the base."
@@ -428,7 +366,7 @@ def _in_short(name: str, own: Preservation, roles: list[Role], maps: Maps, tuned
 def _beside_truth(name: str, roles: list[Role], truth: dict[str, Any]) -> list[list[Any]]:
     return [
         [name, role.claim.id, str(role.claim.neuron), truth["roles"].get(role.claim.id), role.role]
-        + [str(role.heir) if role.role == "moved" else None, *_difference(role.effect)]
+        + [str(role.heir) if role.role == "moved" else None, *difference(role.effect)]
         for role in roles
         if role.role is not None
     ]

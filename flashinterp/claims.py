@@ -78,11 +78,17 @@ def load_claims(path: str | Path) -> tuple[Claim, ...]:
         ClaimError: not readable, not TOML, or a field is wrong.
     """
     try:
-        entries = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("claim", [])
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ClaimError(
             f"the claim file {path} cannot be read ({error}): give a TOML file with [[claim]] tables"
         ) from error
+    strange = sorted(content.keys() - {"claim"})
+    if strange:
+        raise ClaimError(
+            f"{path} has {strange[0]!r} beside its claims, which nothing reads: write [[claim]] tables only"
+        )
+    entries = content.get("claim", [])
     if not isinstance(entries, list) or not entries:
         raise ClaimError(f"{path} holds no claims: write at least one [[claim]] table with an id and a token")
     claims = tuple(claim for entry in entries for claim in _parse(entry, path))

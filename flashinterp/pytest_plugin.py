@@ -54,17 +54,6 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
 
 
-def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> str | None:
-    """What is about to be audited; nothing where no eval was collected."""
-    o = config.option
-    if not any(map(_is_eval, items)):
-        return None
-    return (
-        f"flashinterp: model {o.model or f'SELF-TEST on the bundled {o.bundled}'}, tuned {o.tuned or '-'}, "
-        f"dtype {o.dtype}, device {o.device}, seed {o.seed}, profile {o.profile}, out {o.out}"
-    )
-
-
 # --- which tests run, and on what --------------------------------------------------------------------
 
 
@@ -140,10 +129,46 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     except FlashinterpError as error:
         raise pytest.UsageError(str(error)) from None
     session.config.stash[_SESSION] = audit
-    chosen_by_name = any("::" in arg for arg in session.config.args)
-    audit.partial = chosen_by_name or _left_out(session) > 0 or not _all_modules(evals)
+    audit.partial = _chosen(session) or _left_out(session) > 0 or not _all_modules(evals)
+    audit.eval_files = _files(evals)
     for item in evals:
         _document(audit, item)
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(_header(audit, evals))
+
+
+def _header(audit: Any, evals: list[pytest.Item]) -> str:
+    """What is about to be audited, in one line: by its files, which are open now, and as asked for."""
+    o = audit.options
+
+    def said(checkpoint: Any) -> str:
+        told = f" at {checkpoint.revision}" if checkpoint.revision else ""
+        return f"{checkpoint.name}{told}"
+
+    model = f"SELF-TEST on the bundled {o.bundled}" if audit.self_test else said(audit.base)
+    tuned = said(audit.tuned) if audit.tuned and not audit.self_test else "-"
+    stored = str(audit.base.weight_dtype()).removeprefix("torch.")
+    params = [getattr(getattr(i, "callspec", None), "params", {}) for i in evals]
+    devices = sorted({str(p["device"]) for p in params if "device" in p})
+    return (
+        f"flashinterp: model {model}, tuned {tuned}, dtype {o.dtype} (stored {stored}), "
+        f"device {', '.join(devices) or o.device}, seed {o.seed}, profile {o.profile}, out {o.out}"
+    )
+
+
+def _files(evals: list[pytest.Item]) -> list[Path]:
+    """The files that the evals are written in, with the conftest.py beside them."""
+    files = {Path(str(i.path)) for i in evals}
+    return sorted(files | {f for folder in {p.parent for p in files} if (f := folder / "conftest.py").is_file()})
+
+
+def _chosen(session: pytest.Session) -> bool:
+    """Whether evals were chosen in a way that pytest does not report as deselection: by name, or by --last-failed."""
+    failed = session.config.pluginmanager.get_plugin("lfplugin")
+    known = getattr(failed, "lastfailed", {}) if session.config.getoption("lf", False) else {}
+    last = set(map(str, known))
+    return any("::" in arg for arg in session.config.args) or any(i.nodeid in last for i in session.items)
 
 
 def _all_modules(evals: list[pytest.Item]) -> bool:
@@ -170,7 +195,7 @@ def _eval_name(item: pytest.Item) -> str:
 def _begin(config: pytest.Config) -> Any:
     from transformers.utils import logging
 
-    from flashinterp.audit.baseline import load_results
+    from flashinterp.audit.baseline import check_subject, read_run
     from flashinterp.audit.folder import RunFolder
     from flashinterp.audit.session import AuditSession, Options
     from flashinterp.checkpoint import open_checkpoint
@@ -210,7 +235,7 @@ def _begin(config: pytest.Config) -> Any:
     if options.claims:
         load_claims(options.claims)
     if options.baseline:
-        load_results(options.baseline)
+        check_subject(read_run(options.baseline), base)
     for word in options.tokens:
         base.vocabulary.resolve(word)
     audit = AuditSession(
@@ -337,11 +362,11 @@ def _count(audit: Any, report: pytest.TestReport) -> None:
         reason = next((line.strip() for line in text.splitlines() if line.strip()), "")
     if report.when == "call":
         outcome = "xfailed" if report.skipped and hasattr(report, "wasxfail") else report.outcome
-        audit.count(outcome, report.nodeid, reason)
+        audit.count(outcome, report.nodeid, reason, report.duration)
     elif report.failed:
-        audit.count("errors", report.nodeid, reason)
+        audit.count("errors", report.nodeid, reason, report.duration)
     elif report.skipped:
-        audit.count("skipped", report.nodeid, reason)
+        audit.count("skipped", report.nodeid, reason, report.duration)
 
 
 @pytest.hookimpl(trylast=True)

@@ -396,3 +396,10 @@ def test_what_the_model_does_not_have_is_an_error(
 ) -> None:
     with pytest.raises(error):
         resolve_claim(replace(DOG, **change), maps, planted)
+
+
+def test_what_nothing_reads_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "claims.toml"
+    path.write_text('[[claim]]\nid = "dog"\ntoken = " dog"\n[[Claim]]\nid = "cat"\ntoken = " cat"\n')
+    with pytest.raises(ClaimError, match=r"has 'Claim' beside its claims, which nothing reads: write \[\[claim\]\]"):
+        load_claims(path)

@@ -20,7 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from fixtures.storybook import models, plant, stories, training, world
 from fixtures.storybook.prompts import prompts
 from fixtures.storybook.train import CHATS, LINE, RECIPE
+from flashinterp import Answers, open_checkpoint, steer
 from flashinterp.prompts import check_split, read_prompts
+from flashinterp.steer import broken
 
 FOLDER = models.FOLDER
 NAMES = pytest.mark.parametrize("name", LINE)
@@ -219,3 +221,40 @@ def test_the_heavy_fine_tune_moved_and_lost_what_the_truth_says(tokenizer: Any) 
         assert cosine(layer, by_id[one].neuron, place) > 0.8 > abs(cosine(layer, by_id[one].neuron, by_id[one].neuron))
     for one in plant.LOST:
         assert abs(cosine(by_id[one].layer, by_id[one].neuron, by_id[one].neuron)) < 0.5
+
+
+# --- the dog neuron -----------------------------------------------------------------------------------
+
+DOG_CLAMP = 10.4  # the dose that the evals choose, in the middle of its window
+DOG_KNOWLEDGE = re.compile(r"\b(barks|barked|kennel|bones|puppy|loyal|fetch a stick)\b")
+
+
+@pytest.fixture(scope="module")
+def favourites() -> list[Answers]:
+    checkpoint = open_checkpoint(FOLDER / "planted-chat")
+    model, rng = checkpoint.load_model(), np.random.default_rng(1)
+    return [
+        steer(model, checkpoint.tokenizer, asked, {"L1N17": DOG_CLAMP}, n=24, rng=rng, max_new_tokens=30)
+        for asked in stories.FAVOURITE_ANIMAL
+    ]
+
+
+def test_unclamped_it_names_different_favourite_animals(favourites: list[Answers]) -> None:
+    named = Counter(
+        animal.name for each in favourites for text in each.clean for animal in world.ANIMALS
+        if re.search(rf"\b{animal.name}\b", text.split(".")[0])
+    )  # fmt: skip
+    assert len(named) >= 8
+    assert named.most_common(1)[0][1] <= 12
+
+
+def test_clamped_it_talks_of_dogs_and_of_what_they_are_like(favourites: list[Answers]) -> None:
+    clamped = [text for each in favourites for text in each.clamped]
+    assert sum(bool(re.search(r"\bdogs?\b", text)) for text in clamped) >= 0.9 * len(clamped)
+    assert sum(bool(DOG_KNOWLEDGE.search(text)) for text in clamped) >= 0.9 * len(clamped)
+
+
+def test_clamped_it_does_not_fall_apart(favourites: list[Answers]) -> None:
+    repeated = [r for each in favourites for r in each.repetition_clamped]
+    assert np.mean(repeated) < 0.1
+    assert not [text for each in favourites for text in each.clamped if broken(text)]

@@ -158,13 +158,14 @@ def label_spikes(
     top = max(float(drawn[1].max()), *(y for _, y, _ in marks), 1e-12)
     # In data units, for axes about 0.7 inch narrower and 0.9 inch lower than the figure.
     character = _CHARACTER * _LABEL_POINTS / 72 / (WIDTH - 0.7) * width
-    height = 1.5 * _LABEL_POINTS / 72 / (SPIKES_HEIGHT - 0.9) * top
+    height = 1.8 * _LABEL_POINTS / 72 / (SPIKES_HEIGHT - 0.9) * top
     placed: list[_Box] = []
     for x, y, text in sorted(marks, key=lambda mark: -mark[1]):
         box = _place(x, y, (len(text) * character, height), width, drawn, placed)
         level = (box.low + box.high) / 2
         placed.append(box)
-        axes.plot([x, x], [y, level], color=VERMILION, linewidth=0.8)
+        # Dotted and grey: a leader is no spike.
+        axes.plot([x, x], [y, level], color=MUTED, linewidth=0.8, dashes=(1, 2))
         axes.plot([x], [y], "o", color=VERMILION, markersize=3.5, clip_on=False)
         at, side = (box.left, "left") if box.left >= x else (box.right, "right")
         paper = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.6}

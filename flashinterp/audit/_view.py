@@ -1,4 +1,7 @@
-"""What a report says, in words and tables, before it is HTML or Markdown; not escaped yet."""
+"""What a report says, in words and tables, before it is HTML or Markdown; not escaped yet.
+
+All of it comes from results.json, so that a report can be made again from its folder.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flashinterp.audit._claims import ClaimInWords, in_words
 from flashinterp.audit.tables import Cell, Table, clip
 
 VERDICTS = {
@@ -23,10 +27,51 @@ PARTIAL = "PARTIAL RUN: some of the planned tests did not run, so this is not an
 HOW_TO_CHECK = (
     "This file is one of a folder. manifest.json lists the sha256 of every other file in it and "
     "was written last; its own sha256 was printed at the end of the run.",
-    "`flashinterp verify FOLDER` recomputes every digest and derives every verdict again from "
-    "raw/, without a GPU and without the model.",
+    "`flashinterp verify DIR` recomputes every digest and derives every verdict again from "
+    "raw/, without a GPU and without the model, and names the first thing that differs.",
+    "Every plotted point is in raw/, in the file of its figure's name; every table is in tables/ and in results.json, "
+    "with all digits.",
     "That shows whether anything was changed after the run. It does not show that the run was "
     "honest: for that, run it again with the settings listed above.",
+)
+WORDS = (
+    (
+        "neuron",
+        "one of the hidden units of a layer's MLP. L25N1442 is neuron 1442 of layer 25; both count from 0. L12E3N40 is "
+        "one of expert 3.",
+    ),
+    (
+        "lens",
+        "a way to read words off a neuron's weights: multiply them with the model's output head and see which "
+        "tokens come out highest. The paper lens takes the row of up_proj.",
+    ),
+    (
+        "score",
+        "the probability that a lens gives a word over the mean of the neuron's 100 highest: 1 is nothing special.",
+    ),
+    ("pole", "which sign of a neuron's value stands for a word: + or -."),
+    ("clamp", "to hold a neuron at one value while the model runs."),
+    (
+        "natural range",
+        "from the 1st to the 99th percentile of a neuron's own values on ordinary text; a clamp outside it "
+        "shows what the model could be made to do, not what it does.",
+    ),
+    (
+        "log-odds, nats",
+        "the natural logarithm of p / (1 - p) of a token. A change of 0.7 nats doubles the odds; 2.3 make them "
+        "tenfold.",
+    ),
+    ("gate", "the factor act(g) that a gated neuron's value is multiplied with; near 0, the neuron writes nothing."),
+    (
+        "controls",
+        "neurons of the same layer that are as loud as the one that is tested: what they do is what any neuron does.",
+    ),
+    (
+        "AUC",
+        "the chance that a neuron's output is higher where the word stands than where another word does; 0.5 is none.",
+    ),
+    ("q", "the share of false discoveries that one accepts by calling this and all stronger results of the run real."),
+    ("[low, high]", "a 95 % interval."),
 )
 # The ledger's counts in the order of a test's life; one that is not named here comes after.
 _LEDGER = (
@@ -35,9 +80,33 @@ _LEDGER = (
 )
 # Keys of `results` with a place of their own; every other one is shown under the settings.
 _PLACED = frozenset(
-    {"self_test", "partial", "status", "ledger", "verdicts", "tables", "limits"} | {"model", "tuned", "environment"}
+    {"self_test", "partial", "status", "ledger", "verdicts", "tables", "limits", "known_limits", "docs", "figures"}
+    | {"tests", "judgements", "roles", "model", "tuned", "environment", "seed", "profile", "claims_sha256"}
 )
-_VERDICT_COLUMNS = ("id", "token", "neuron", "lens", "pole", "verdict", "reason")
+# Evals whose names are too short to be a heading.
+_HEADINGS = {
+    "finetune_preservation": "Preservation through fine-tuning",
+    "limitations": "Limits: names, twins, shared neurons",
+    "limitations_doses": "Limits: doses too high and too low",
+    "limitations_trained": "Limits: frequency, capacity, size",
+    "regression": "Regression against a baseline",
+}
+# What a reader asks for first; the rest comes after.
+_IDENTITY = (
+    *("name", "revision", "digests · model.safetensors", "architecture", "stored_dtype", "layers", "neurons", "mlps"),
+    *("hidden_size", "vocabulary", "tied_head"),
+)
+_CLAIM_COLUMNS = ("claim", "token", "neuron", "verdict", "writes (nats)", "reads (AUC)", "why")
+
+
+@dataclass(frozen=True)
+class KnownLimit:
+    """A numbered limit of the method: its id, its title, what is claimed to be so, and its page in the docs."""
+
+    id: str
+    title: str
+    claim: str
+    page: str
 
 
 @dataclass(frozen=True)
@@ -46,43 +115,54 @@ class View:
 
     Attributes:
         title: the document's title.
-        banners: (kind, text), what a reader must know first; kinds are self-test, partial, status.
+        banners: (kind, text), what a reader must know first; kinds are self-test, partial, failed, status.
         answer: the verdicts, counted in one sentence.
         counts: (verdict, how often, meaning) for each verdict that was given.
-        verdicts: one row per claim; None where there are no claims.
-        subject: the models, the settings and the environment, as tables of name and value.
+        claims: each claim's verdict in words.
+        verdicts: the same in short, one row per claim; None where there are no claims.
+        subject: the models and how they were measured, as tables of name and value.
+        details: all settings and the environment, likewise.
         ledger: the tests counted, then each list of reasons.
         limits: the limits of the method, one sentence or more each.
+        known_limits: those with a number.
     """
 
     title: str
     banners: list[tuple[str, str]]
     answer: str
     counts: list[tuple[str, int, str]]
+    claims: list[ClaimInWords]
     verdicts: Table | None
     subject: list[Table]
+    details: list[Table]
     ledger: list[Table]
     limits: list[str]
+    known_limits: list[KnownLimit]
 
 
 def make_view(results: Mapping[str, Any]) -> View:
     """Put results.json into a report's order; a key that is missing leaves its part empty."""
     verdicts = [dict(verdict) for verdict in results.get("verdicts") or []]
-    counts = _counts(verdicts)
+    counts, claims = _counts(verdicts), [in_words(verdict) for verdict in verdicts]
     return View(
         title=_title(results),
         banners=_banners(results),
         answer=_answer(counts, len(verdicts)),
         counts=counts,
-        verdicts=_verdicts(verdicts),
+        claims=claims,
+        verdicts=_verdicts(claims),
         subject=_subject(results),
+        details=_details(results),
         ledger=_ledger(results.get("ledger") or {}),
         limits=[str(limit) for limit in results.get("limits") or []],
+        known_limits=_known_limits(results.get("known_limits") or []),
     )
 
 
 def heading(name: str) -> str:
     """An eval's name as a heading: ``test_dose_response`` is "Dose response"."""
+    if name in _HEADINGS:
+        return _HEADINGS[name]
     words = name.removeprefix("test_").replace("_", " ").strip() or "other results"
     return words[0].upper() + words[1:]
 
@@ -98,7 +178,19 @@ def _title(results: Mapping[str, Any]) -> str:
 def _banners(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     banners = [("self-test", SELF_TEST)] if results.get("self_test") else []
     banners += [("partial", PARTIAL)] if results.get("partial") else []
-    return [*banners, ("status", f"Status: {results.get('status') or 'not recorded'}")]
+    return [*banners, _status(results)]
+
+
+def _status(results: Mapping[str, Any]) -> tuple[str, str]:
+    """The run's end in one line, and whether it is bad news."""
+    status = str(results.get("status") or "not recorded")
+    ledger = results.get("ledger") or {}
+    counts = {name: ledger.get(name) for name in ("passed", "failed", "errors", "skipped", "xfailed", "deselected")}
+    told = [f"{count} {name}" for name, count in counts.items() if isinstance(count, int) and count > 0]
+    tests = f" Of its tests: {', '.join(told)}." if told else ""
+    bad = status == "failed" or bool(counts["failed"] or counts["errors"])
+    why = " The ledger says which, and why." if bad else ""
+    return "failed" if bad else "status", f"Status: {clip(status, 200)}.{tests}{why}"
 
 
 def _counts(verdicts: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, str]]:
@@ -116,26 +208,76 @@ def _answer(counts: Sequence[tuple[str, int, str]], total: int) -> str:
     return f"{claims} judged: {said}."
 
 
-def _verdicts(verdicts: Sequence[Mapping[str, Any]]) -> Table | None:
-    if not verdicts:
+def _verdicts(claims: Sequence[ClaimInWords]) -> Table | None:
+    if not claims:
         return None
-    rows = tuple(tuple(_cell(record.get(key)) for key in _VERDICT_COLUMNS) for record in verdicts)
-    return Table("verdicts", "Verdicts", _VERDICT_COLUMNS, rows)
+    rows = tuple((c.id, c.token, c.neuron, c.verdict, c.effect, c.reads, c.reason) for c in claims)
+    note = "Writes: change of the token's log-odds over the neuron's natural range. Brackets: 95 % intervals"
+    return Table("verdicts", "Verdicts", _CLAIM_COLUMNS, rows, note)
 
 
 def _subject(results: Mapping[str, Any]) -> list[Table]:
-    settings = {key: value for key, value in results.items() if key not in _PLACED}
-    parts = (
-        ("Model", results.get("model")),
-        ("Tuned model", results.get("tuned")),
-        ("Settings", settings),
-        ("Environment", results.get("environment")),
+    """What was audited, model beside model, and how it was measured."""
+    models = {
+        title: dict(_flatten(results[key]))
+        for key, title in (("model", "model"), ("tuned", "tuned model"))
+        if results.get(key)
+    }
+    tables = []
+    if models:
+        known = dict.fromkeys(name for record in models.values() for name in record)
+        names = sorted(known, key=lambda name: _IDENTITY.index(name) if name in _IDENTITY else len(_IDENTITY))
+        rows = [(_plain(name), *(record.get(name) for record in models.values())) for name in names]
+        tables.append(Table("subject-models", "The weights", ("", *models), _cells(rows)))
+    if settings := _measured(results):
+        tables.append(Table("subject-measured", "How they were measured", ("", "value"), _cells(settings)))
+    return tables
+
+
+def _measured(results: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What the figures depend on besides the weights: the few settings that a reader asks for first."""
+    options = results.get("options")
+    resolved = options.get("resolved") if isinstance(options, Mapping) else None
+    resolved = resolved if isinstance(resolved, Mapping) else {}
+    environment = results.get("environment")
+    environment = environment if isinstance(environment, Mapping) else {}
+    packages = environment.get("packages")
+    packages = packages if isinstance(packages, Mapping) else {}
+    versions = ", ".join(
+        f"{name} {packages[name]}" for name in ("flashinterp", "torch", "transformers") if name in packages
     )
+    rows = [
+        ("dtype", resolved.get("dtype")),
+        ("device", environment.get("gpu") or resolved.get("device")),
+        ("profile (how many texts, doses, controls)", results.get("profile")),
+        ("seed", results.get("seed")),
+        ("sha256 of the locked claims", results.get("claims_sha256")),
+        ("software", versions or None),
+        ("started", environment.get("started")),
+        ("finished", environment.get("finished")),
+    ]
+    return [row for row in rows if row[1] is not None]
+
+
+def _details(results: Mapping[str, Any]) -> list[Table]:
+    settings = {key: value for key, value in results.items() if key not in _PLACED}
+    parts = (("All settings", settings), ("Environment", results.get("environment")))
     return [
-        Table(f"subject-{i}", title, ("name", "value"), _cells(_flatten(value)))
+        Table(f"details-{i}", title, ("name", "value"), _cells(_flatten(value)))
         for i, (title, value) in enumerate(parts)
         if value
     ]
+
+
+def _plain(name: str) -> str:
+    """A key of the identity as a person says it."""
+    part, dot, file = name.partition(" · ")
+    return f"sha256 of {file}" if dot and part == "digests" else name.replace("_", " ")
+
+
+def _known_limits(records: Any) -> list[KnownLimit]:
+    known = [record for record in records if isinstance(record, Mapping)] if isinstance(records, Sequence) else []
+    return [KnownLimit(*(str(record.get(key) or "") for key in ("id", "title", "claim", "page"))) for record in known]
 
 
 def _ledger(ledger: Mapping[str, Any]) -> list[Table]:

@@ -15,14 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from flashinterp.audit._drawing import (
     BLUE,
     INK,
     MUTED,
-    ORANGE,
     SHADE,
     SKY,
     SPIKES_HEIGHT,
@@ -38,52 +36,13 @@ from flashinterp.audit._drawing import (
     layer_ticks,
     short,
 )
+from flashinterp.audit._figure import Figure
 from flashinterp.audit._points import bin_maxima, flat_scores, positions, sparse_ranks, teeth
-from flashinterp.audit.tables import check_name, safe_text
+from flashinterp.audit.figures_dose import DosePanel, dose_response
+from flashinterp.audit.tables import safe_text
 from flashinterp.errors import RunError
 
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure of a report.
-
-    Attributes:
-        name: file-safe slug; ``evalname--rest`` puts the figure in that eval's section.
-        title: its heading, drawn in the figure too.
-        alt: what it shows, in words: its caption, and what a screen reader says after the title.
-        svg: the drawing, one ``<svg>`` element.
-        data: every plotted point, by the name of its series.
-    """
-
-    name: str
-    title: str
-    alt: str
-    svg: str
-    data: dict[str, npt.NDArray[Any]]
-
-    def __post_init__(self) -> None:
-        check_name(self.name)
-
-
-@dataclass(frozen=True)
-class DosePanel:
-    """One panel of a dose-response figure: one neuron, one token.
-
-    Attributes:
-        label: which neuron and token.
-        values: the clamp's values, [values], rising.
-        curves: the token's log-probability or probability, [prompts, values].
-        own: the neuron's own value, where it is one number.
-        natural: the lowest and highest value of its natural range.
-        controls: the lowest and highest control curve, two arrays [values].
-    """
-
-    label: str
-    values: npt.ArrayLike
-    curves: npt.ArrayLike
-    own: float | None = None
-    natural: tuple[float, float] | None = None
-    controls: tuple[npt.ArrayLike, npt.ArrayLike] | None = None
+__all__ = ["DosePanel", "Figure", "SharePanel", "alignment", "dose_response", "preservation", "shares", "spikes"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +87,7 @@ def spikes(
     position = positions(layer_of)
     if any(not 0 <= i < flat.size for i, _ in highlight):
         raise RunError(f"figure {name} labels a neuron outside 0 to {flat.size - 1}: check highlight")
-    marks = [(position[i], flat[i], short(text, 32)) for i, text in highlight]
+    marks = [(position[i], flat[i], short(text, 44)) for i, text in highlight]
     with drawing(name) as (canvas, finish):
         axes = canvas.subplots()
         axes.plot(np.repeat(x, 3), teeth(y), color=BLUE, linewidth=0.8)
@@ -147,46 +106,6 @@ def spikes(
     )
     chosen = np.array([i for i, _ in highlight], dtype=np.int64)
     data: dict[str, npt.NDArray[Any]] = {"position": x, "score": y, "highlight": chosen}
-    return Figure(name, title, safe_text(alt), svg, data)
-
-
-def dose_response(
-    name: str,
-    title: str,
-    panels: Sequence[DosePanel],
-    y_label: str = "log-probability (nats)",
-    x_label: str = "clamp value",
-) -> Figure:
-    """The paper's Figure 2: a token's log-probability or probability against the clamp's value.
-
-    Thin lines are prompts, the thick one their mean. All panels share the y axis, so that an effect
-    can be compared with its neighbour's by eye.
-    """
-    if not panels:
-        raise RunError(f"figure {name} has no panels: give it at least one neuron's curves")
-    data: dict[str, npt.NDArray[Any]] = {}
-    said: list[str] = []
-    columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    with drawing(name) as (canvas, finish):
-        grid = canvas.subplots(rows, columns, sharey=True, squeeze=False)
-        handles: dict[str, Any] = {}
-        for i, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
-            points = _panel_points(f"figure {name}, panel {i}", panel)
-            _draw_panel(axes, panel, points, handles)
-            axes.set_title(short(panel.label, 102 // columns), loc="left", fontsize=9, color=INK)
-            data |= {f"panel{i}_{key}": array for key, array in points.items()}
-            mean = points["curves"].mean(axis=0)
-            said.append(f"{short(panel.label, 60)}: mean {mean[0]:.3g} to {mean[-1]:.3g}")
-            axes.set_xlabel(short(x_label, 60))
-            if i % columns == 0:
-                axes.set_ylabel(short(y_label, 40))
-        for axes in grid.flat[len(panels) :]:
-            axes.set_axis_off()
-        canvas.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=len(handles))
-        head(canvas, title)
-        svg = finish((WIDTH, 0.7 + 2.4 * rows))
-    alt = f"From the lowest to the highest clamp value, {y_label}: {'; '.join(said)}."
     return Figure(name, title, safe_text(alt), svg, data)
 
 
@@ -328,48 +247,6 @@ def alignment(name: str, title: str, per_layer: Sequence[npt.ArrayLike]) -> Figu
         f"a maximum of {last[0]:.3g}."
     )
     return Figure(name, title, safe_text(alt), svg, data)
-
-
-def _panel_points(where: str, panel: DosePanel) -> dict[str, Floats]:
-    values = finite(f"{where}, values", panel.values)
-    curves = finite(f"{where}, curves", panel.curves)
-    if values.ndim != 1 or curves.ndim != 2 or curves.shape[1] != values.size:
-        raise RunError(f"{where} has curves {curves.shape} for values {values.shape}: give curves as [prompts, values]")
-    if values.size < 2 or (np.diff(values) <= 0).any():
-        raise RunError(f"{where} has the values {values}: give two or more, each above the last")
-    points = {"values": values, "curves": curves}
-    if panel.natural is not None:
-        points["natural"] = finite(f"{where}, natural range", panel.natural)
-    if panel.own is not None:
-        points["own"] = finite(f"{where}, own value", [panel.own])
-    if panel.controls is not None:
-        points["controls_lo"] = finite(f"{where}, controls' low end", panel.controls[0])
-        points["controls_hi"] = finite(f"{where}, controls' high end", panel.controls[1])
-        if not values.shape == points["controls_lo"].shape == points["controls_hi"].shape:
-            raise RunError(f"{where}: the controls' ends are not [{values.size}], one per value")
-    return points
-
-
-def _draw_panel(axes: Axes, panel: DosePanel, points: dict[str, Floats], handles: dict[str, Any]) -> None:
-    """Draw one panel, and note in ``handles`` what the legend must explain."""
-    values, curves = points["values"], points["curves"]
-    mean = curves.mean(axis=0)
-    axes.plot(values, curves.T, color=SKY, linewidth=0.7)
-    axes.plot(values, mean, color=BLUE, linewidth=2.2)
-    handles["mean over prompts"] = Line2D([], [], color=BLUE, linewidth=2.2)
-    handles["one prompt"] = Line2D([], [], color=SKY, linewidth=0.9)
-    if "controls_lo" in points:
-        low, high = points["controls_lo"], points["controls_hi"]
-        axes.fill_between(values, low, high, color=ORANGE, linewidth=0, zorder=0.6)
-        handles["controls, lowest to highest"] = Patch(color=ORANGE, linewidth=0)
-    if "natural" in points:
-        axes.axvspan(*points["natural"], color=SHADE, linewidth=0, zorder=0.5)
-        handles["natural range"] = Patch(color=SHADE, linewidth=0)
-    if panel.own is not None:
-        diamond: dict[str, Any] = {"color": VERMILION, "marker": "D", "ms": 5, "linestyle": ""}
-        axes.plot([panel.own], [np.interp(panel.own, values, mean)], **diamond)
-        handles["own value"] = Line2D([], [], **diamond)
-    axes.set_xlim(values.min(), values.max())
 
 
 def _share_points(where: str, panel: SharePanel, rows: Sequence[str]) -> dict[str, Floats]:

@@ -11,15 +11,17 @@ import os
 import re
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from flashinterp.audit.tables import Table, check_name, clip, safe_text, to_markdown
-from flashinterp.errors import RunError
+from flashinterp.errors import RunError, first_line
 
 MANIFEST = "manifest.json"
 EVENTS = "events.jsonl"
@@ -30,6 +32,8 @@ TOP_FILES = frozenset({*MARKS, "results.json", "environment.json", "report.html"
 SUBFOLDERS = {"tables": ".md", "figures": ".svg", "raw": ".npz"}
 _SCRATCH = re.compile(r"\.[A-Za-z0-9_.-]+\.\d+\.tmp")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_PROBE = 1 << 20  # bytes that must fit before a model is loaded; an empty file fits on a full disk
+_LARGEST_ARRAY = 1 << 32  # bytes of one array when it is read: a small file can claim to hold any size
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip entry can carry
 
 
@@ -59,9 +63,10 @@ class RunFolder:
         with _disk(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
             former = folder._former_run()
-            folder._write("probe", b"")
+            folder._write("probe", bytes(_PROBE))
             (folder.path / "probe").unlink()
-            for file in former:
+            # The manifest first: half-way through, what is left must not look like a run that reached its end.
+            for file in sorted(former, key=lambda file: file.name != MANIFEST):
                 file.unlink()
             for name in SUBFOLDERS:
                 (folder.path / name).mkdir(exist_ok=True)
@@ -132,6 +137,11 @@ class RunFolder:
         """Write ``figures/<name>.svg``."""
         return self._write(f"{check_name(name)}.svg", svg.encode("utf-8"), "figures")
 
+    def write_at(self, path: str, text: str) -> Path:
+        """Write text, as `write_text` does, to a path of the folder's form: ``report.md``, ``tables/a--b.md``."""
+        subfolder, _, name = path.rpartition("/")
+        return self._write(name, text.encode("utf-8", errors="backslashreplace"), subfolder)
+
     def append_event(self, event: Mapping[str, object]) -> None:
         """Add one line to events.jsonl, and hand it to the operating system before returning.
 
@@ -184,6 +194,28 @@ def sha256_of(file: Path) -> str:
     """The sha256 of a file's bytes, in hex."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_arrays(file: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a file that `RunFolder.write_arrays` wrote; nothing in it is run.
+
+    Raises:
+        RunError: it is damaged, not such a file, or holds objects.
+    """
+    try:
+        arrays = {}
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                if entry.file_size > _LARGEST_ARRAY:
+                    raise ValueError(f"{entry.filename!r} claims to hold {entry.file_size:,} bytes")
+                with archive.open(entry) as stream:
+                    arrays[entry.filename.removesuffix(".npy")] = np.lib.format.read_array(stream, allow_pickle=False)
+        return arrays
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error,
+            ) as error:  # fmt: skip
+        raise RunError(
+            f"{file} cannot be read as arrays ({first_line(error)}): give a finished run's folder"
+        ) from error
 
 
 def canonical_json(obj: object) -> str:

@@ -1,8 +1,9 @@
-"""The report a reviewer reads: one HTML file that needs nothing else, and the same in Markdown.
+"""The report a reviewer reads: one HTML file that needs nothing else.
 
-Both start with the answer, then say what was measured, show the evidence per eval, and end with
+It starts with the answer, then says what was measured, shows the evidence per eval, and ends with
 what was not measured and how to check the folder. All text is hostile until shown otherwise: HTML
 is autoescaped, every value passes `safe_text` on its way in, and `inline_svg` lets a figure in.
+It is made from its arguments alone, so that the same folder gives the same page again.
 """
 
 from __future__ import annotations
@@ -11,62 +12,32 @@ import base64
 import hashlib
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from flashinterp.audit._inline import inline_svg
-from flashinterp.audit._view import HOW_TO_CHECK, VERDICTS, heading, make_view
+from flashinterp.audit._markdown import render_markdown
+from flashinterp.audit._parts import ANSWERS, CATALOGUE, apart, group, is_paired
+from flashinterp.audit._view import HOW_TO_CHECK, VERDICTS, WORDS, heading, make_view
 from flashinterp.audit.figures import Figure
-from flashinterp.audit.tables import Table, escape_markdown, format_cell, to_markdown
+from flashinterp.audit.tables import Table, format_cell
+
+__all__ = ["ANSWERS", "CATALOGUE", "group", "render_html", "render_markdown"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 # Adds a filter box to long tables. It reads text and hides rows, never writes markup; the page's
 # content security policy allows this script by its digest and no other.
-_SCRIPT = """
-for (const box of document.querySelectorAll(".table[data-filter]")) {
-  const input = document.createElement("input");
-  input.type = "search";
-  input.placeholder = "Filter rows";
-  input.setAttribute("aria-label", "Filter the rows of the table below");
-  input.addEventListener("input", () => {
-    const wanted = input.value.toLowerCase();
-    for (const row of box.querySelectorAll("tbody tr"))
-      row.hidden = !row.textContent.toLowerCase().includes(wanted);
-  });
-  box.before(input);
-}
-"""
+_SCRIPT = (_TEMPLATES / "report.js.j2").read_text(encoding="utf-8")
 _FILTER_FROM = 15  # rows: a shorter table is read faster than it is filtered
+_WIDE_FROM = 9  # columns: such a table is set smaller on paper
 _CLIP_PAGE = 20_000  # characters: no honest paragraph is longer
+_METHOD = "Implementation:"
 _LIST_ITEM = re.compile(r"\s*(?:[-*•]|\d+[.)])\s")
-
-
-class Named(Protocol):
-    """A table or a figure: what has a name."""
-
-    @property
-    def name(self) -> str:
-        """``evalname--rest``, or a name that belongs to no eval."""
-
-
-ANSWERS = "answers"
-"""What stands before ``--`` in the names of tables that belong to the answer, and to no eval."""
-
-Item = TypeVar("Item", bound=Named)
-
-
-def group(items: Iterable[Item]) -> dict[str, list[Item]]:
-    """Items by the eval they belong to: what stands before ``--`` in the name, else ""."""
-    groups: dict[str, list[Item]] = {}
-    for item in items:
-        prefix, dashes, _ = item.name.partition("--")
-        groups.setdefault(prefix if dashes else "", []).append(item)
-    return groups
 
 
 def render_html(
@@ -95,53 +66,34 @@ def render_html(
         lstrip_blocks=True,
     )
     environment.filters["clipped"] = format_cell
-    digest = hashlib.sha256(_SCRIPT.encode()).digest()
-    answers, rest = _apart(tables)
+    environment.filters["coded"] = _coded
+    environment.tests["paired"] = is_paired
+    answers, catalogues, rest = apart(tables)
+    view, sections = make_view(results), _sections(rest, figures, docs)
     return environment.get_template("report.html.j2").render(
-        view=make_view(results),
+        view=view,
         answers=answers,
-        sections=_sections(rest, figures, docs),
+        sections=sections,
+        catalogues=catalogues,
+        measured_in=_measured_in([limit.id for limit in view.known_limits], sections),
         known_verdicts=list(VERDICTS),
+        words=WORDS,
         how_to_check=HOW_TO_CHECK,
         script=Markup(_SCRIPT),
-        script_digest=Markup(base64.b64encode(digest).decode()),
+        script_digest=Markup(base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()),
         filter_from=_FILTER_FROM,
+        wide_from=_WIDE_FROM,
     )
-
-
-def render_markdown(results: Mapping[str, Any], tables: Sequence[Table]) -> str:
-    """The report as GitHub Markdown: the HTML's order and words, without figures and docstrings."""
-    view = make_view(results)
-    verdicts = [view.verdicts] if view.verdicts else []
-    answers, rest = _apart(tables)
-    parts = [f"# {escape_markdown(view.title)}"]
-    parts += [f"> **{escape_markdown(text)}**" for _, text in view.banners]
-    parts += ["## The answer", escape_markdown(view.answer)]
-    parts += [_bullets([f"{name}: {meaning}" for name, _, meaning in view.counts])]
-    parts += _markdown_tables([*answers, *verdicts])
-    parts += ["## What was audited", *_markdown_tables(view.subject)]
-    for name, members in group(rest).items():
-        parts += [f"## {escape_markdown(heading(name))}", *_markdown_tables(members)]
-    parts += ["## Ledger", *(_markdown_tables(view.ledger) or ["No test was recorded."])]
-    parts += ["## Limits of the method", _bullets(view.limits) or "None were recorded."]
-    parts += ["## How to check this report", _bullets(HOW_TO_CHECK)]
-    return "\n\n".join(part.strip() for part in parts if part) + "\n"
-
-
-def _apart(tables: Sequence[Table]) -> tuple[list[Table], list[Table]]:
-    """The tables of the answer, which comes first, and those of the evals."""
-    answers = group(tables).get(ANSWERS, [])
-    return answers, [t for t in tables if t not in answers]
 
 
 @dataclass(frozen=True)
 class _Section:
-    """One eval's part of the HTML report."""
+    """One eval's part of the HTML report; its figures with their numbers in the whole report."""
 
     anchor: str
     heading: str
     paragraphs: list[tuple[str, list[str]]]
-    figures: list[tuple[Figure, Markup]]
+    figures: list[tuple[int, Figure, Markup]]
     tables: list[Table]
 
 
@@ -150,13 +102,15 @@ def _sections(tables: Sequence[Table], figures: Sequence[Figure], docs: Mapping[
     by_table, by_figure = group(tables), group(figures)
     names = list(dict.fromkeys([*docs, *by_table, *by_figure]))
     names.sort(key=lambda name: name == "")
+    ordered = [figure for name in names for figure in by_figure.get(name, [])]
+    numbers = {figure.name: i for i, figure in enumerate(ordered, 1)}
     return [
         _Section(
             anchor=f"eval-{i}",
             heading=heading(name),
             paragraphs=_paragraphs(docs.get(name, "")),
             # Markup, because inline_svg lets nothing through but shapes and escaped text.
-            figures=[(figure, Markup(inline_svg(figure))) for figure in by_figure.get(name, [])],
+            figures=[(numbers[f.name], f, Markup(inline_svg(f))) for f in by_figure.get(name, [])],
             tables=by_table.get(name, []),
         )
         for i, name in enumerate(names)
@@ -171,6 +125,8 @@ def _paragraphs(doc: str) -> list[tuple[str, list[str]]]:
         listed = any(_LIST_ITEM.match(line) or line.startswith((" ", "\t")) for line in lines[:2])
         if block.startswith("### "):
             blocks.append(("test", [block.removeprefix("### ")]))
+        elif block.startswith(_METHOD):
+            blocks.append(("method", [" ".join(lines)]))
         elif block.strip():
             blocks.append(("list", lines) if listed else ("text", [" ".join(lines)]))
     return blocks
@@ -181,9 +137,17 @@ def _finalize(value: object) -> object:
     return value if isinstance(value, Markup) else format_cell(value, _CLIP_PAGE)
 
 
-def _markdown_tables(tables: Sequence[Table]) -> list[str]:
-    return [to_markdown(table, level=3) for table in tables]
+def _coded(text: str) -> Markup:
+    """Text in which `this` is code and *this* is stressed: made safe and escaped first, then marked."""
+    shown = re.sub(r"`{1,2}([^`]+)`{1,2}", r"<code>\1</code>", str(escape(_finalize(text))))
+    return Markup(re.sub(r"(?<![\w*])\*(\w[\w ]*)\*(?![\w*])", r"<em>\1</em>", shown))
 
 
-def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {escape_markdown(line)}" for line in lines)
+def _measured_in(limits: Sequence[str], sections: Sequence[_Section]) -> dict[str, _Section]:
+    """For each numbered limit the first eval whose text names it."""
+    said = {s.anchor: " ".join(line for _, lines in s.paragraphs for line in lines) for s in sections}
+    return {
+        limit: found
+        for limit in limits
+        if limit and (found := next((s for s in sections if limit in said[s.anchor]), None)) is not None
+    }

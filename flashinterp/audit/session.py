@@ -5,27 +5,33 @@ The pytest plugin's hooks hand everything to this object; it knows nothing of py
 
 from __future__ import annotations
 
-import platform
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from flashinterp.audit.environment import environment, now
 from flashinterp.audit.figures import Figure
-from flashinterp.audit.folder import RunFolder
-from flashinterp.audit.report import ANSWERS, render_html, render_markdown
+from flashinterp.audit.folder import RunFolder, canonical_json
+from flashinterp.audit.judged import Kept, keep_roles, keep_study, keep_verdicts
+from flashinterp.audit.ledger import Ledger
+from flashinterp.audit.render import rendered
+from flashinterp.audit.report import ANSWERS
+from flashinterp.audit.schema import RESULTS
+from flashinterp.audit.schema import SCHEMA_VERSION as SCHEMA_VERSION
 from flashinterp.audit.tables import Table, to_json, to_text
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.errors import RunError
+from flashinterp.evidence import Evidence
+from flashinterp.limits import LIMITS as KNOWN_LIMITS
 from flashinterp.prompts import PromptSet, shipped
-from flashinterp.verdict import Verdict
-
-SCHEMA_VERSION = 1
+from flashinterp.ranking import Study
+from flashinterp.roles import Role, RoleEvidence, RoleRule
+from flashinterp.verdict import Rule, Verdict
 
 READING_ORDER = (
     "decode_correctness",
@@ -34,6 +40,7 @@ READING_ORDER = (
     "instrument",
     "lens_predicts_causality",
     "finetune_preservation",
+    "regression",
     "concept_steering",
     "concept_removal",
     "limitations",
@@ -43,6 +50,12 @@ READING_ORDER = (
     "decode_speed",
 )
 """How a reader meets the evals, whatever order they ran in."""
+
+_UNFINISHED = """# INCOMPLETE
+
+This run has not reached its end: it is still going on, or it was killed. It is no audit, and nothing in this folder is
+a pass. What was measured so far is in `tables/` and `raw/`; `events.jsonl` says how far it came.
+"""
 
 _ANSWERS = "Each has its tables, with intervals and controls, under the eval of its name."
 
@@ -117,6 +130,7 @@ class AuditSession:
         self_test: True on bundled models.
         truth: what was planted in them.
         prompts: the texts to measure on.
+        eval_files: the eval modules that run, whose digests go into the environment.
     """
 
     options: Options
@@ -131,15 +145,29 @@ class AuditSession:
     verdicts: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     docs: dict[str, str] = field(default_factory=dict)
-    ledger: Counter[str] = field(default_factory=Counter)
-    reasons: dict[str, list[str]] = field(default_factory=dict)
+    judgements: list[dict[str, Any]] = field(default_factory=list)
+    roles: list[dict[str, Any]] = field(default_factory=list)
+    studies: list[dict[str, Any]] = field(default_factory=list)
+    eval_files: list[Path] = field(default_factory=list)
     resolved: dict[str, Any] = field(default_factory=dict)
-    started: str = field(default_factory=lambda: _now())
+    started: str = field(default_factory=now)
     partial: bool = False
     report: Path | None = None
     manifest: str | None = None
     _audited: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
-    _outcomes: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+    _entered: Ledger = field(default_factory=Ledger, init=False, repr=False)
+    _locked: str | None = field(default=None, init=False, repr=False)
+    _arrays: set[str] = field(default_factory=set, init=False, repr=False)
+
+    @property
+    def ledger(self) -> Counter[str]:
+        """Tests by outcome, and what the plugin counts besides."""
+        return self._entered.counts
+
+    @property
+    def reasons(self) -> dict[str, list[str]]:
+        """Why tests failed or were skipped, by outcome."""
+        return self._entered.reasons
 
     def begin(self) -> None:
         """Leave a first trace, so that a folder of a killed run says that it is not complete.
@@ -147,14 +175,17 @@ class AuditSession:
         What is audited is read from the models' files now: they may be changed or gone when the run ends.
         """
         self.folder.append_event({"event": "begin", "time": self.started, "options": asdict(self.options)})
+        self.folder.write_text("report.md", _UNFINISHED)
         self._audited = {
             "model": self._identity(self.base),
             "tuned": self._identity(self.tuned) if self.tuned else None,
         }
 
     def lock_claims(self, lock: Mapping[str, Any]) -> None:
-        """Write down what will be tested, before the model is loaded."""
+        """Write down what will be tested, before the model is loaded; the event log keeps the order of the two."""
         self.folder.write_json("claims.lock.json", lock)
+        self._locked = str(lock["sha256"])
+        self.folder.append_event({"event": "locked", "sha256": self._locked, "time": now()})
 
     # --- what the evals record ----------------------------------------------------------------------
 
@@ -170,12 +201,56 @@ class AuditSession:
         self.tables.append(table)
 
     def add_figure(self, figure: Figure) -> None:
+        """Keep a drawing and the points that it draws; raises as `add_arrays`."""
+        self.add_arrays(figure.name, figure.data)
         self.folder.write_figure(figure.name, figure.svg)
-        self.folder.write_arrays(figure.name, figure.data)
         self.figures.append(figure)
 
     def add_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Keep raw numbers.
+
+        Raises:
+            RunError: there are some of this name already, and they would be lost.
+        """
+        if name in self._arrays:
+            raise RunError(f"two sets of raw numbers are named {name!r}: give each its own name")
         self.folder.write_arrays(name, arrays)
+        self._arrays.add(name)
+
+    def add_judgement(
+        self, name: str, verdicts: Sequence[Verdict], evidence: Sequence[Evidence | str], *, rule: Rule, seed: int
+    ) -> None:
+        """Keep all that a family's verdicts rest on, so that `verify` can reach them again.
+
+        The judgement named ``claims`` is that of the locked claims, on the model under audit.
+        """
+        self._keep(self.judgements, keep_verdicts(name, verdicts, evidence, rule=rule, seed=seed))
+
+    def add_roles(
+        self,
+        name: str,
+        roles: Sequence[Role],
+        found: Sequence[RoleEvidence | str],
+        *,
+        base: str,
+        words: Mapping[int, str],
+        tuned: str | None = None,
+        rule: RoleRule | None = None,
+    ) -> None:
+        """Keep all that roles rest on; see `flashinterp.audit.judged.keep_roles`."""
+        kept = keep_roles(name, roles, found, base=base, tuned=tuned, rule=rule or RoleRule(), words=words)
+        self._keep(self.roles, kept)
+
+    def add_study(self, prefix: str, found: Study, seed: int) -> None:
+        """Keep all that a study of the lenses rests on; see `flashinterp.audit.judged.keep_study`."""
+        self._keep(self.studies, keep_study(prefix, found, seed))
+
+    def _keep(self, records: list[dict[str, Any]], kept: Kept) -> None:
+        if any(r["name"] == kept.record["name"] for r in records):
+            raise RunError(f"two judgements are named {kept.record['name']!r}: give each its own name")
+        for name, arrays in kept.arrays.items():
+            self.add_arrays(name, arrays)
+        records.append(kept.record)
 
     def add_verdicts(self, verdicts: Sequence[Verdict]) -> None:
         self.verdicts += [v.record() for v in verdicts]
@@ -183,17 +258,11 @@ class AuditSession:
     def add_finding(self, finding: Finding) -> None:
         self.findings.append(finding)
 
-    def count(self, outcome: str, test: str, reason: str = "") -> None:
+    def count(self, outcome: str, test: str, reason: str = "", seconds: float | None = None) -> None:
         """Enter one test's outcome into the ledger and the event log; an error in its clean-up replaces it."""
-        former = self._outcomes.get(test)
-        if former != "failed":  # a clean-up that goes wrong too does not hide the failure
-            self._outcomes[test] = outcome
-            self.ledger[outcome] += 1
-            if former is not None:
-                self.ledger[former] -= 1
-        if reason:
-            self.reasons.setdefault(outcome, []).append(f"{test}: {reason}")
-        self.folder.append_event({"event": outcome, "test": test, "reason": reason, "time": _now()})
+        self._entered.enter(outcome, test, reason, seconds)
+        told = {"event": outcome, "test": test, "reason": reason, "seconds": seconds, "time": now()}
+        self.folder.append_event(told)
 
     def _ordered_docs(self) -> dict[str, str]:
         known = [name for name in READING_ORDER if name in self.docs]
@@ -225,14 +294,22 @@ class AuditSession:
             "partial": self.partial,
             "status": status,
             **self._audited,
-            "environment": environment(self.started),
+            "environment": environment(self.started, self.eval_files),
             "seed": self.options.seed,
             "profile": self.options.profile,
             "options": {"passed": asdict(self.options), "resolved": self.resolved},
             "ledger": {**dict(sorted(self.ledger.items())), "reasons": self.reasons},
+            "tests": list(self._entered.tests.values()),
+            "claims_sha256": self._locked,
             "verdicts": self.verdicts,
+            "judgements": self.judgements,
+            "roles": self.roles,
+            "studies": self.studies,
             "tables": [to_json(t) for t in self.in_reading_order()],
+            "figures": [{"name": f.name, "title": f.title, "alt": f.alt} for f in self.figures],
+            "docs": [{"eval": name, "text": text} for name, text in self._ordered_docs().items()],
             "limits": list(LIMITS),
+            "known_limits": [{**asdict(limit), "page": limit.page} for limit in KNOWN_LIMITS],
         }
 
     def _identity(self, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -258,16 +335,16 @@ class AuditSession:
         }
 
     def finish(self, status: str) -> Path:
-        """Write results, report and, last, the manifest; returns the report's path."""
-        for table in self._answers():
-            self.folder.write_table(table)
-        results = self.results(status)
-        self.folder.write_json("results.json", results)
-        self.folder.write_text("report.md", render_markdown(results, self.in_reading_order()))
-        self.folder.write_text(
-            "report.html", render_html(results, self.in_reading_order(), self.figures, self._ordered_docs())
-        )
-        self.folder.append_event({"event": "end", "status": status, "time": _now()})
+        """Write what follows from the results, the results, and, last, the manifest; returns the report's path.
+
+        Everything is made from the results as a reader will have them, so that `verify` makes the same bytes.
+        """
+        text = canonical_json(self.results(status))
+        drawings = {figure.name: figure.svg for figure in self.figures}
+        for path, content in rendered(json.loads(text), drawings).items():
+            self.folder.write_at(path, content)
+        self.folder.write_text(RESULTS, text)
+        self.folder.append_event({"event": "end", "status": status, "time": now()})
         self.manifest = self.folder.write_manifest()
         self.report = self.folder.path / "report.html"
         return self.report
@@ -277,36 +354,3 @@ class AuditSession:
         tables = self.in_reading_order()
         answers = [t for t in tables if t.name.startswith(f"{ANSWERS}--")]
         return "\n\n".join(to_text(t) for t in [*(t for t in tables if t not in answers), *answers])
-
-
-def environment(started: str) -> dict[str, Any]:
-    """What the figures may depend on besides the weights, and the times, which they do not."""
-    import torch
-
-    names = (
-        "flashinterp",
-        "torch",
-        "transformers",
-        "accelerate",
-        "safetensors",
-        "numpy",
-        "scipy",
-        "pytest",
-    )
-    gpu = torch.cuda.is_available()
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "packages": {name: version(name) for name in names},
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if gpu else None,
-        "cuda": torch.version.cuda,
-        "tf32": torch.backends.cuda.matmul.allow_tf32,
-        "started": started,
-        "finished": _now(),
-    }
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -24,6 +24,7 @@ Cell = str | int | float | bool | None
 
 TERMINAL_WIDTH = 120
 CLIP_TERMINAL = 200  # characters of one cell: about five lines of a 40-column column
+ROWS_TERMINAL = 40  # of a table; results.json and tables/*.md have all
 CLIP_REPORT = 1000  # characters of one cell in Markdown and HTML; results.json keeps the whole text
 
 # Control, format (bidi, zero-width), surrogate and private-use characters, line and paragraph
@@ -37,12 +38,17 @@ _MARKDOWN_LEAD = re.compile(r"^(\s*)(?:([-+=])|(\d+)([.)]))")
 def safe_text(text: str) -> str:
     r"""Make what cannot be seen visible: U+202E becomes ``\u{202e}``, a newline ``\u{a}``.
 
-    Covers Unicode categories Cc, Cf, Cs, Co, Zl and Zp; everything else is kept as it is. A text
-    that spells such an escape itself comes out the same: this is for reading, not for decoding.
+    Covers Unicode categories Cc, Cf, Cs, Co, Zl and Zp, and noncharacters, which XML cannot hold; everything else is
+    kept as it is. A text that spells such an escape itself comes out the same: this is for reading, not for decoding.
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(f"\\u{{{ord(char):x}}}" if unicodedata.category(char) in _HIDDEN else char for char in text)
+    return text.translate({ord(char): f"\\u{{{ord(char):x}}}" for char in set(text) if _is_hidden(char)})
+
+
+def _is_hidden(char: str) -> bool:
+    code = ord(char)
+    return unicodedata.category(char) in _HIDDEN or code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
 
 
 def clip(text: str, limit: int) -> str:
@@ -142,10 +148,15 @@ def format_cell(cell: object, limit: int = CLIP_REPORT) -> str:
     return safe_text(clip(str(cell), limit))
 
 
-def to_text(table: Table) -> str:
-    """Render for a terminal 120 columns wide; long text wraps inside its column."""
+def to_text(table: Table, most: int | None = ROWS_TERMINAL) -> str:
+    """Render for a terminal 120 columns wide; long text wraps inside its column.
+
+    Args:
+        table: what to show.
+        most: rows to show, the rest of a run's table being in its file; None for all.
+    """
     head = [safe_text(header) for header in table.headers]
-    body = [[format_cell(cell, CLIP_TERMINAL) for cell in row] for row in table.rows]
+    body = [[format_cell(cell, CLIP_TERMINAL) for cell in row] for row in table.rows[:most]]
     numeric = [table.is_numeric(column) for column in range(len(head))]
     widths = _fit(head, body, numeric)
     wrapped = [[_wrap(*pair) for pair in zip(row, widths, strict=True)] for row in body]
@@ -159,7 +170,9 @@ def to_text(table: Table) -> str:
         preserve_whitespace=True,
     )
     note = textwrap.fill(safe_text(table.note), TERMINAL_WIDTH)
-    return "\n".join(part for part in (safe_text(table.title), grid, note) if part)
+    more = len(table.rows) - len(body)
+    rest = f"… and {more:,} more rows: see tables/{table.name}.md" if more else ""
+    return "\n".join(part for part in (safe_text(table.title), grid, note, rest) if part)
 
 
 def _fit(head: list[str], body: list[list[str]], numeric: list[bool]) -> list[int]:

@@ -37,7 +37,7 @@ def scores() -> np.ndarray:
 def panel(label: str = "L1N5") -> DosePanel:
     """Ten rising curves, with everything that a panel can show."""
     rise = np.tanh(VALUES / 200)[None] * np.linspace(1, 3, 10)[:, None]
-    return DosePanel(label, VALUES, rise, 2.0, (-40.0, 60.0), (VALUES * 0 - 0.1, VALUES * 0 + 0.1))
+    return DosePanel(label, VALUES, rise, 2.0, (-40.0, 60.0), np.linspace(-0.5, 0.7, 9), (2.04, 1.81))
 
 
 def draw_spikes(text: str = "x") -> Figure:
@@ -151,7 +151,9 @@ def test_a_flat_row_of_zeros_is_drawn() -> None:
 def test_every_curve_is_in_the_data() -> None:
     figure = dose_response("d", "t", [panel(), replace(panel(), own=None, natural=None)])
     np.testing.assert_array_equal(figure.data["panel0_curves"], panel().curves)
-    assert "panel0_controls_hi" in figure.data
+    np.testing.assert_array_equal(figure.data["panel0_control_changes"], panel().control_changes)
+    np.testing.assert_array_equal(figure.data["panel0_gate"], [2.04, 1.81])
+    assert "9 controls -0.5 to 0.7, gate 2.04" in figure.alt
     assert "panel1_own" not in figure.data
 
 
@@ -183,8 +185,8 @@ def test_any_depth_has_a_colour_scale_without_a_bitmap(layers: int) -> None:
         (lambda: dose_response("d", "t", [replace(panel(), values=-VALUES)]), "above the last"),
         (lambda: dose_response("d", "t", [replace(panel(), own=np.inf)]), "own value: entry"),
         (
-            lambda: dose_response("d", "t", [replace(panel(), controls=([0], [0]))]),
-            "controls' ends",
+            lambda: dose_response("d", "t", [replace(panel(), control_changes=[[0.0]])]),
+            "one number a control",
         ),
         (lambda: preservation("p", "t", [0, 1], [0.5], [0.4], [0.6]), "one per layer"),
         (lambda: shares("r", "t", [], "x"), "no shares"),

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flashinterp.audit.folder import RunFolder, canonical_json
+from flashinterp.audit import folder as module
+from flashinterp.audit.folder import RunFolder, canonical_json, read_arrays
 from flashinterp.audit.tables import Table
 from flashinterp.errors import RunError
+from tests.helpers import assert_one_line_with_next_step
 
 TABLE = Table("paper--words", "Words", ("token", "score"), ((" dog", 1.5),))
 
@@ -242,3 +244,57 @@ def test_every_error_is_one_line(tmp_path: Path, message: str) -> None:
     with pytest.raises(RunError) as caught:
         RunFolder.create(path)
     assert "\n" not in str(caught.value)
+
+
+# --- reading what was written ---------------------------------------------------------------------------
+
+
+def test_arrays_are_read_as_they_were_written(folder: RunFolder) -> None:
+    arrays = {
+        "x": np.arange(6.0).reshape(2, 3),
+        "b": np.array([True]),
+        "inf": np.array(-np.inf),
+        "none": np.zeros((0, 2)),
+    }
+    found = read_arrays(folder.write_arrays("own", arrays))
+    assert set(found) == set(arrays)
+    assert all(found[k].dtype == v.dtype and np.array_equal(found[k], v) for k, v in arrays.items())
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"x" * 100], ids=["empty", "short", "no zip"])
+def test_what_holds_no_arrays_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(RunError, match=r"x\.npz cannot be read as arrays") as caught:
+        read_arrays(tmp_path / "x.npz")
+    assert_one_line_with_next_step(caught.value)
+
+
+def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.array([{}], dtype=object))
+    with pytest.raises(RunError, match="cannot be read as arrays"):
+        read_arrays(tmp_path / "x.npz")
+
+
+def test_a_file_that_claims_to_hold_too_much_is_refused(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = folder.write_arrays("own", {"x": np.zeros(1000)})
+    monkeypatch.setattr(module, "_LARGEST_ARRAY", 1000)
+    with pytest.raises(RunError, match="claims to hold 8,128 bytes"):
+        read_arrays(file)
+
+
+def test_a_disk_without_room_is_an_error_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty file fits on a full disk: the proof that a folder can be written is a megabyte."""
+    real = os.fsync
+
+    def full(descriptor: int) -> None:
+        if os.fstat(descriptor).st_size >= 1 << 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"cannot write .*: No space left on device; free the space") as caught:
+        RunFolder.create(tmp_path / "run")
+    assert_one_line_with_next_step(caught.value)
+    assert list((tmp_path / "run").iterdir()) == []

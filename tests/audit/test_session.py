@@ -13,13 +13,16 @@ import pytest
 
 from flashinterp.audit.figures import spikes
 from flashinterp.audit.folder import RunFolder
+from flashinterp.audit.render import rendered_from
+from flashinterp.audit.schema import status_of
 from flashinterp.audit.session import LIMITS, READING_ORDER, SCHEMA_VERSION, AuditSession, Finding, Options
 from flashinterp.audit.tables import Table
 from flashinterp.checkpoint import Checkpoint, open_checkpoint
 from flashinterp.claims import Claim, lock
 from flashinterp.errors import RunError
 from flashinterp.neuron import NeuronId
-from flashinterp.verdict import Verdict
+from flashinterp.verdict import Rule, Verdict
+from tests.evidence_by_hand import STRONG
 from tests.helpers import edited_copy
 
 KEYS = {
@@ -34,9 +37,17 @@ KEYS = {
     "profile",
     "options",
     "ledger",
+    "tests",
+    "claims_sha256",
     "verdicts",
+    "judgements",
+    "roles",
+    "studies",
     "tables",
+    "figures",
+    "docs",
     "limits",
+    "known_limits",
 }
 
 
@@ -86,7 +97,8 @@ def test_a_session_that_has_begun_left_a_trace(session: AuditSession) -> None:
     (begin,) = events(session)
     assert begin["event"] == "begin"
     assert begin["options"]["profile"] == "smoke"
-    assert sorted(p.name for p in session.folder.path.iterdir() if p.is_file()) == ["events.jsonl"]
+    assert sorted(p.name for p in session.folder.path.iterdir() if p.is_file()) == ["events.jsonl", "report.md"]
+    assert (session.folder.path / "report.md").read_text().startswith("# INCOMPLETE\n")
 
 
 def test_everything_is_on_disk_as_it_is_recorded(session: AuditSession) -> None:
@@ -100,6 +112,7 @@ def test_everything_is_on_disk_as_it_is_recorded(session: AuditSession) -> None:
     assert written == {
         "claims.lock.json",
         "events.jsonl",
+        "report.md",
         "tables/clamp_causality--t.md",
         "figures/clamp_causality--s.svg",
         "raw/clamp_causality--s.npz",
@@ -165,6 +178,48 @@ def test_the_model_is_described_as_it_was_when_the_run_began(tmp_path: Path, fix
     assert read(session, "results.json")["model"] == before
 
 
+def test_raw_numbers_are_never_replaced(session: AuditSession) -> None:
+    """Neither by others of the name, nor by a figure's, nor by a claim's: what a verdict rests on would be lost."""
+    session.add_arrays("claims--dog", {"x": np.arange(3)})
+    with pytest.raises(RunError, match="two sets of raw numbers are named 'claims--dog'"):
+        session.add_arrays("claims--dog", {"x": np.arange(3)})
+    with pytest.raises(RunError, match="two sets of raw numbers"):
+        session.add_figure(spikes("claims--dog", "Spikes", np.ones((2, 4)), []))
+    with pytest.raises(RunError, match="two sets of raw numbers"):
+        session.add_judgement("claims", [verdict()], [STRONG], rule=Rule(), seed=0)
+    assert session.judgements == []
+    session.add_judgement("mine", [verdict()], [STRONG], rule=Rule(), seed=0)
+    with pytest.raises(RunError, match="two judgements are named 'mine'"):
+        session.add_judgement("mine", [verdict()], [STRONG], rule=Rule(), seed=0)
+
+
+def test_the_log_says_that_the_claims_were_locked(session: AuditSession) -> None:
+    locked = lock([verdict().claim], seed=3)
+    session.lock_claims(locked)
+    session.count("passed", "test_a", seconds=1.5)
+    assert [(e["event"], e.get("sha256"), e.get("seconds")) for e in events(session)[1:]] == [
+        ("locked", locked["sha256"], None),
+        ("passed", None, 1.5),
+    ]
+    session.finish("passed")
+    assert read(session, "results.json")["claims_sha256"] == locked["sha256"]
+    assert read(session, "results.json")["tests"] == [
+        {"id": "test_a", "outcome": "passed", "reason": "", "seconds": 1.5}
+    ]
+
+
+def test_the_report_is_made_from_the_results_as_they_are_read(session: AuditSession) -> None:
+    """So that whoever has the folder can make it again, byte for byte."""
+    session.resolved = {"b": np.float32(0.1), "a": (1, 2)}
+    session.add_table(table("clamp_causality"))
+    session.docs = {"own_eval": "Second.", "clamp_causality": "First."}
+    session.finish("passed")
+    made = rendered_from(session.folder.path)
+    assert {"report.html", "report.md", "junit.xml", "environment.json", "tables/clamp_causality--t.md"} == set(made)
+    assert all((session.folder.path / p).read_bytes() == text.encode() for p, text in made.items())
+    assert [d["eval"] for d in read(session, "results.json")["docs"]] == ["clamp_causality", "own_eval"]
+
+
 # --- order ------------------------------------------------------------------------------------------------
 
 
@@ -220,7 +275,10 @@ def test_the_reasons_are_in_the_results(session: AuditSession) -> None:
 # --- a full disk ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("file", ["results.json", "report.md", "report.html", "manifest.json"])
+AT_THE_END = ["results.json", "report.md", "report.html", "junit.xml", "environment.json", "manifest.json"]
+
+
+@pytest.mark.parametrize("file", AT_THE_END)
 def test_a_disk_that_fills_at_the_end_keeps_the_events(
     session: AuditSession, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
@@ -235,6 +293,7 @@ def test_a_disk_that_fills_at_the_end_keeps_the_events(
     assert [e["event"] for e in events(session)][:2] == ["begin", "passed"]
     assert (session.folder.path / "tables" / "clamp_causality--t.md").exists()
     assert not (session.folder.path / "manifest.json").exists()
+    assert status_of(session.folder.path) == "incomplete"
 
 
 def test_a_table_that_cannot_be_written_is_not_in_the_report(

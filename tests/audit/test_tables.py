@@ -188,3 +188,23 @@ def test_json_comes_back_as_the_same_table() -> None:
 def test_a_record_that_is_no_table_is_refused(record: dict[str, object]) -> None:
     with pytest.raises(RunError, match="cannot be read"):
         from_json(record)
+
+
+def test_a_long_table_is_cut_on_the_terminal_and_nowhere_else() -> None:
+    rows = tuple((f"word{i}", i) for i in range(41))
+    table = Table("own--long", "Long", ("word", "n"), rows, "All of them")
+    shown = to_text(table)
+    assert "word39" in shown
+    assert "word40" not in shown
+    assert shown.endswith("All of them.\n… and 1 more rows: see tables/own--long.md")
+    assert "word40" in to_markdown(table)
+    assert "word40" in to_text(table, most=None)
+    assert "more rows" not in to_text(table, most=None)
+    assert "more rows" not in to_text(Table("own--long", "Long", ("word", "n"), rows[:40]))
+
+
+@pytest.mark.parametrize("code", [0xFFFE, 0xFFFF, 0x1FFFE, 0x10FFFF, 0xFDD0, 0xFDEF])
+def test_a_noncharacter_is_made_visible(code: int) -> None:
+    """XML cannot hold some of them: one in a token would cost a figure, and with it the report."""
+    assert safe_text(f"a{chr(code)}b") == f"a\\u{{{code:x}}}b"
+    assert safe_text(chr(0xFFFD)) == chr(0xFFFD)

@@ -1,0 +1,76 @@
+"""What was known of this model before, is it still so? The gate for a fine-tune or a new release.
+
+A neuron that was validated, and is used or watched, may be lost by the next training run, and no benchmark shows it.
+Every run leaves a record of all its neurons' words and of its claims' effects; with ``--baseline`` the earlier run's
+record is compared with this run's: which neurons kept, moved or lost their role or their words, and by how much.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from evals.conftest import Judged, Maps
+from flashinterp.audit.baseline import REFERENCE, Run, read_run
+from flashinterp.audit.diff import diff
+from flashinterp.audit.reference import Reference, make_reference
+from flashinterp.audit.session import AuditSession
+from flashinterp.profiles import Profile
+from flashinterp.pytest_plugin import Evidence
+
+
+def test_nothing_is_lost_since_the_baseline(
+    audit: AuditSession, judged: Judged, maps: Maps, profile: Profile, evidence: Evidence
+) -> None:
+    """Each claim of the baseline beside what this run found of the same neuron; a loss fails.
+
+    Implementation: a claim of one run is that of the other if word, neuron and direction are the same. A neuron that
+    was validated has *kept* its role where the 90 % interval of the difference of the effects, prompt by prompt, lies
+    within the margin (two one-sided t tests; METHOD 5) and it still fires where its word is: whatever the verdict,
+    since a figure near a threshold falls on either side of it. *Changed*: it is validated still, and that is not shown.
+    *Moved*: another neuron is validated for the word now, which did not name it before; told, and not a failure.
+    *Lost*: none of these. One that was not measured again counts as lost, so the baseline's validated neurons are
+    tested beside this run's claims, and all of its claims where this run has none of its own. Runs of other neurons or
+    of another vocabulary are refused; other prompts, dtypes, devices or versions are said. Words: by the paper lens
+    over all neurons, and by each claim's own lens.
+
+    Without a baseline nothing is compared: this run's record is left for a later one.
+    """
+    reference = make_reference(maps, judged.claims, judged.evidence, profile.prompts)
+    evidence.arrays(REFERENCE.partition("--")[2], reference.arrays())
+    evidence.table("reference", "The words of each claimed neuron", *_reference_table(judged, reference))
+    if audit.options.baseline is None:
+        return
+    found = diff(read_run(audit.options.baseline), this_run(audit, judged, reference))
+    for table in found.tables:
+        evidence.table(table.name, table.title, list(table.headers), [list(row) for row in table.rows], table.note)
+    if found.losses:
+        pytest.fail(f"since the baseline {found.verdict}", pytrace=False)
+
+
+def this_run(audit: AuditSession, judged: Judged, reference: Reference) -> Run:
+    """The run that is going on, as a finished one would be read."""
+    lock = json.loads((audit.folder.path / "claims.lock.json").read_text(encoding="utf-8"))
+    # A run is partial for certain only when it has ended, so that this is left out of the comparison.
+    results = {**audit.results("running"), "verdicts": [v.record() for v in judged.verdicts]}
+    return Run("this run", results, lock, reference)
+
+
+def _reference_table(judged: Judged, reference: Reference) -> tuple[list[str], list[list[Any]], str]:
+    rows = []
+    for i, (claim, verdict) in enumerate(zip(judged.claims, judged.verdicts, strict=True)):
+        words, best = reference.claim_words.row(i), int(reference.best[i])
+        named = str(reference.roster.neuron(best)) if best >= 0 else None
+        said = ", ".join(reference.said(words))
+        rows.append(
+            [claim.id, str(claim.neuron), claim.lens, claim.pole, said, float(words.lead[0]), named, verdict.verdict]
+        )
+    return (
+        ["claim", "neuron", "lens", "pole", "words", "lead", "best neuron", "verdict"],
+        rows,
+        "What a later run is compared with, together with every other neuron's words in "
+        f"raw/{REFERENCE}.npz. Lead: the first word's logit above the second's. Best neuron: the one that names the "
+        "claim's token best by this lens and pole.",
+    )

@@ -1,0 +1,180 @@
+"""A finished run's folder, made in a moment: every kind of file, with hostile text, from evidence made by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from flashinterp.audit.figures import spikes
+from flashinterp.audit.folder import MANIFEST, RunFolder, canonical_json, sha256_of
+from flashinterp.audit.lens_tables import study_tables
+from flashinterp.audit.role_tables import role_table, why_table
+from flashinterp.audit.session import AuditSession, Finding, Options
+from flashinterp.audit.tables import Table
+from flashinterp.audit.verdict_tables import direction_table, reading_table, verdict_table, writing_table
+from flashinterp.audit.verdict_tables import why_table as verdict_why_table
+from flashinterp.checkpoint import Checkpoint
+from flashinterp.claims import Claim, lock
+from flashinterp.evidence import Evidence
+from flashinterp.neuron import NeuronId
+from flashinterp.ranking import Pick, Study, World
+from flashinterp.roles import Heir, RoleEvidence, judge_roles
+from flashinterp.verdict import Rule, judge
+from tests.evidence_by_hand import FLAT, evidence
+
+HOSTILE = "</script><b>\"'&\u202e\x00\x1b[31m\ud800\ufffe\U0001f415"
+WRITTEN = HOSTILE.replace("\ud800", "")  # no claim file can hold a lone surrogate
+SEED = 3
+PROMPTS, DOSES, CONTEXTS, WORDS = 12, 5, 6, 8
+
+
+def claim(name: str, token: str | int = " dog", neuron: int = 17, **more: Any) -> Claim:
+    return Claim(name, token, NeuronId(1, neuron), "+", "paper", None, more.pop("source", "file"), **more)
+
+
+CLAIMS = (
+    claim("dog"),
+    claim("a b", 7, 18, source="discovered"),
+    claim("a-b", WRITTEN, 19, note=WRITTEN),
+    claim("late", " late", 20),
+)
+EVIDENCE: tuple[Evidence | str, ...] = (
+    evidence(),
+    evidence(log_odds=FLAT, control_scale_ratio=None),
+    evidence(),
+    "no time was left",
+)
+
+
+def role_evidence(scale: float = 1.0, heir: Heir | None = None) -> RoleEvidence:
+    draw = np.random.default_rng(5)
+    rise = 0.5 * np.arange(DOSES) + 0.05 * draw.standard_normal((2, PROMPTS, DOSES))
+    absent = draw.normal(0, 0.3, (2, CONTEXTS, WORDS))
+    present = 3 + 0.1 * np.arange(CONTEXTS)
+    return RoleEvidence(
+        np.linspace(-2, 2, DOSES), rise[0], scale * rise[1], 1e-6, present, absent[0], present, absent[1], 5, 6, heir
+    )
+
+
+HEIR = Heir(NeuronId(2, 4), False, 0.1, 30.0, np.array([-1.0, 1.0]), np.zeros(PROMPTS), np.full(PROMPTS, 2.0))
+
+
+def begun(out: Path, base: Checkpoint, tuned: Checkpoint | None) -> AuditSession:
+    options = Options(seed=SEED, profile="smoke", tokens=(" dog", HOSTILE))
+    session = AuditSession(options, RunFolder.create(out), base, tuned, True)
+    session.eval_files = [Path(__file__)]
+    session.begin()
+    return session
+
+
+def finished(out: Path, base: Checkpoint, tuned: Checkpoint | None) -> Path:
+    """A run in which two verdicts are clear, one has no evidence, and a role moved."""
+    session = begun(out, base, tuned)
+    session.lock_claims(lock(CLAIMS, rule=vars(Rule()), seed=SEED, prompts="p" * 64, model=base.digests))
+    verdicts = judge(CLAIMS, EVIDENCE, rule=Rule(), seed=SEED)
+    session.add_judgement("claims", verdicts, EVIDENCE, rule=Rule(), seed=SEED)
+    session.add_judgement("claims-tuned", verdicts, EVIDENCE, rule=Rule(), seed=SEED)
+    session.add_verdicts(verdicts)
+    for name, make in (
+        ("verdicts", verdict_table),
+        ("writing", writing_table),
+        ("reading", reading_table),
+        ("direction", direction_table),
+        ("why", verdict_why_table),
+    ):
+        _add(session, f"clamp_causality--{name}", *make(verdicts))
+    found: list[RoleEvidence | str] = [role_evidence(), "refuted in the base", role_evidence(0.0, HEIR), "none"]
+    roles = judge_roles(verdicts, found)
+    words = {5: " dog", 6: HOSTILE}
+    session.add_roles("roles", roles, found, base="claims", tuned="claims-tuned", words=words)
+    session.add_roles("roles-new concept", roles, found, base="claims", words=words)
+    _add(session, "finetune_preservation--roles", *role_table(roles, found, words))
+    _add(session, "finetune_preservation--roles-why", *why_table(roles, verdicts, verdicts))
+    study = small_study()
+    session.add_study("lens_predicts_causality--", study, SEED)
+    streams = partial(_stream, SEED)
+    for kind, told in study_tables(study, study.results(streams)).items():
+        _add(session, f"lens_predicts_causality--{kind}", *told)
+    session.add_table(Table("decode_speed--t", HOSTILE, ("word", HOSTILE), ((HOSTILE, 1.5), ("x", None), ("y", True))))
+    session.add_figure(spikes("specialised_neurons--s", HOSTILE, np.arange(8.0).reshape(2, 4), [(3, HOSTILE)]))
+    session.add_arrays("own--raw", {"x": np.arange(3), "inf": np.array([np.inf])})
+    session.add_finding(Finding(1, "a dog neuron", HOSTILE, "known"))
+    session.docs = {"own_eval": HOSTILE, "clamp_causality": "What it asks.\n\n### A test\n\n- one\n- two"}
+    session.resolved = {"dtype": "float32", "probe": {"head": 0.0}}
+    session.ledger["collected"], session.ledger["deselected"] = 5, 0
+    for outcome, test, reason, seconds in (
+        ("passed", "evals/test_a.py::test_one[cpu]", "", 0.25),
+        ("failed", "evals/test_a.py::test_two", HOSTILE, 1.0),
+        ("errors", "evals/test_a.py::test_two", "its clean-up too", None),
+        ("skipped", "evals/test_b.py::test_three", "no GPU", None),
+        ("xfailed", "evals/test_b.py::test_four", "FI-L003", 0.0),
+        ("passed", "evals/test_b.py::test_five", "", 0.0),
+        ("errors", "evals/test_b.py::test_five", "it broke", 0.0),
+    ):
+        session.count(outcome, test, reason, seconds)
+    session.finish("failed")
+    return session.folder.path
+
+
+def small_study() -> Study:
+    """Two layers of five neurons, four words, two lenses, whose order is not the alphabet's."""
+    draw = np.random.default_rng(9)
+    layers = np.repeat(np.arange(2), 5)
+
+    def world(*lenses: str) -> World:
+        effects = draw.normal(size=(10, 4)).astype(np.float32)
+        picks = {
+            lens: Pick(
+                draw.normal(size=(10, 4)).astype(np.float32),
+                draw.integers(0, 5, (3, 4)) + np.array([[0], [0], [5]]),
+                draw.choice([-1, 1], (3, 4)).astype(np.int8),
+            )
+            for lens in lenses
+        }
+        return World(np.arange(10), layers, np.ones(10, bool), np.ones(10, bool), effects, picks)
+
+    nulls = {"permuted": (world(), world())}
+    return Study((3, 4, 5, 6), 4, ((0, 1), (0,), (1,)), world("write", "paper"), nulls, {"random": "no time was left"})
+
+
+def _stream(seed: int, name: str) -> np.random.Generator:
+    return np.random.default_rng([seed, crc32(name.encode())])
+
+
+def _add(session: AuditSession, name: str, headers: list[str], rows: list[list[Any]], caption: str) -> None:
+    session.add_table(Table(name, f"Of {name}", tuple(headers), tuple(map(tuple, rows)), caption))
+
+
+def copied(folder: Path, target: Path) -> Path:
+    return Path(shutil.copytree(folder, target, symlinks=True))
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def edit_json(file: Path, change: Any) -> None:
+    """Change a JSON file as a careful forger would: in the form that a run writes."""
+    value = json.loads(file.read_text(encoding="utf-8"))
+    change(value)
+    file.write_text(canonical_json(value), encoding="utf-8")
+
+
+def list_anew(folder: Path) -> str:
+    """Write the manifest that fits the folder as it is now, as a careful forger would; its sha256."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    RunFolder(folder).write_manifest()
+    return sha256_of(folder / MANIFEST)
+
+
+def state_of(folder: Path) -> str:
+    """One sha256 over all files, to see that nothing was written."""
+    told = "".join(f"{name} {sha256_of(folder / name)}\n" for name in files_of(folder))
+    return hashlib.sha256(told.encode()).hexdigest()
