@@ -10,27 +10,36 @@ goes on where it stopped. At the end it prints the tables of docs/limitations/FI
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.frequency_outcomes import CONDITIONS, Condition, Line, Outcome, Sharing, changed, outcomes, sharings
+from benchmarks.frequency_outcomes import changed, outcomes, sharings
 from benchmarks.small_training import LENGTH, RATE, ROWS, Shape, Trained, one_thread, train, untrained
-from benchmarks.small_world import DECADES, LEVELS, WORDS, prompts
+from benchmarks.small_world import DECADES, LEVELS, WORDS, levels_of, prompts
+from fixtures.build import stream
+from flashinterp.audit.frequency_lines import (
+    CONDITIONS,
+    KEPT_LOSSES,
+    Condition,
+    Line,
+    Lines,
+    Model,
+    Outcome,
+    Sharing,
+    T,
+    read_sheet,
+    sheet,
+)
 from flashinterp.errors import FlashinterpError, RunError
 
 STEPS = 800
-KEPT_LOSSES = (0, 1, 2, 5, 10, 20, 50, 100, 200, 400, 799)
-"""Steps whose losses are kept: the first ones come out again on another machine, the last say what was learnt."""
-
-T = TypeVar("T", bound=Line)
 
 
 @dataclass(frozen=True)
@@ -68,40 +77,11 @@ DESIGN = (
 """Every training; the base shape of the first three seeds also stands for its width and its size."""
 
 
-@dataclass(frozen=True)
-class Model(Line):
-    """One trained model: one line of ``models.csv``.
-
-    Attributes:
-        model: its number.
-        arm, seed, hidden, layers, width, tied: the training.
-        losses: of the steps in `KEPT_LOSSES`, nats a token, with a space between.
-    """
-
-    model: int
-    arm: str
-    seed: int
-    hidden: int
-    layers: int
-    width: int
-    tied: bool
-    losses: str
-
-    @classmethod
-    def of(cls, number: int, training: Training, trained: Trained) -> Model:
-        """The line of a training."""
-        s = training.shape
-        kept = " ".join(f"{trained.losses[step]:.5f}" for step in KEPT_LOSSES if step < len(trained.losses))
-        return cls(number, training.arm, training.seed, s.hidden, s.layers, s.width, s.tied, kept)
-
-    @property
-    def neurons(self) -> int:
-        return self.layers * self.width
-
-    @property
-    def loss_at(self) -> dict[int, float]:
-        """The kept losses, by step."""
-        return dict(zip(KEPT_LOSSES, map(float, self.losses.split()), strict=False))
+def model_line(number: int, training: Training, trained: Trained) -> Model:
+    """The line of a training."""
+    s = training.shape
+    kept = " ".join(f"{trained.losses[step]:.5f}" for step in KEPT_LOSSES if step < len(trained.losses))
+    return Model(number, training.arm, training.seed, s.hidden, s.layers, s.width, s.tied, kept)
 
 
 def main() -> None:
@@ -117,7 +97,7 @@ def main() -> None:
         found = load(options.out)
     except (FlashinterpError, OSError) as error:
         sys.exit(str(error))
-    print("\n\n".join(f"### {title}\n\n{table}" for title, table in tables(*found).items()))
+    print("\n\n".join(f"### {title}\n\n{table}" for title, table in tables(found).items()))
 
 
 def run(out: Path, design: Sequence[Training] = DESIGN, steps: int = STEPS) -> None:
@@ -134,7 +114,7 @@ def run(out: Path, design: Sequence[Training] = DESIGN, steps: int = STEPS) -> N
         with one_thread():
             _append(out / "names.csv", names_of(number, training, trained))
             _append(out / "concentration.csv", sharings(number, trained.model, training.seed))
-        _append(out / "models.csv", [Model.of(number, training, trained)])  # last: what is in it is whole
+        _append(out / "models.csv", [model_line(number, training, trained)])  # last: what is in it is whole
 
 
 def names_of(number: int, training: Training, trained: Trained) -> list[Outcome]:
@@ -150,27 +130,21 @@ def names_of(number: int, training: Training, trained: Trained) -> list[Outcome]
     return [one for c in training.conditions for one in outcomes(number, c, trained, model(c), training.seed)]
 
 
-def load(out: Path) -> tuple[list[Model], list[Outcome], list[Sharing]]:
+def load(out: Path) -> Lines:
     """What a folder holds."""
-    return (
-        _read(out / "models.csv", Model),
-        _read(out / "names.csv", Outcome),
-        _read(out / "concentration.csv", Sharing),
-    )
+    models = _read(out / "models.csv", Model)
+    levels = {model.model: levels_of(stream("levels", seed=(model.seed,))) for model in models}
+    return Lines(models, _read(out / "names.csv", Outcome), _read(out / "concentration.csv", Sharing), levels)
 
 
 def _read(path: Path, kind: type[T]) -> list[T]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return [kind.parse(cells) for cells in csv.DictReader(file)]
+    return read_sheet(path.read_text(encoding="utf-8"), kind)
 
 
 def _append(path: Path, lines: Sequence[Line]) -> None:
     new = not path.exists()
     with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow([f.name for f in fields(lines[0])])  # type: ignore[arg-type]
-        writer.writerows(line.cells() for line in lines)
+        file.write(sheet(lines, header=new))
 
 
 def _forget_half_done(out: Path) -> int:
@@ -201,11 +175,6 @@ def design_of(steps: int) -> dict[str, Any]:
         "steps": steps, "rows": ROWS, "length": LENGTH, "rate": RATE, "levels": LEVELS, "decades": DECADES,
         "words": sha256("\n".join(WORDS).encode()).hexdigest(), "prompts": prompts().digest,
     }  # fmt: skip
-
-
-def models_of(models: Iterable[Model], *arms: str) -> list[Model]:
-    """Those of some arms."""
-    return [model for model in models if model.arm in arms]
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import astuple, dataclass, fields, replace
-from typing import Any, Literal, Self, get_args
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from benchmarks.small_training import Trained
 from benchmarks.small_world import CLASS_OF, CLASSES, FORMS, IDS, NAMES, NOUNS, about_name, bench_of
 from fixtures.build import stream
+from flashinterp.audit.frequency_lines import LENSES, Condition, Outcome, Sharing
 from flashinterp.bench import Bench
 from flashinterp.capture import capture, encode
 from flashinterp.concentration import concentration, spread
@@ -26,105 +26,10 @@ from flashinterp.tokens import Token
 
 Floats = NDArray[np.float64]
 
-Condition = Literal["trained", "random", "permuted", "untrained"]
-"""The trained model; with random directions of the same norms in W_up and W_down; with W_down's columns exchanged
-within each layer; and the random model that the training began with."""
-
-CONDITIONS: tuple[Condition, ...] = get_args(Condition)
-LENSES = ("paper", "write", "effect")
-"""How a name's neuron is found: by a lens, or, with no lens, as the one that moves the name most of all."""
-
 WATCHED = (*NAMES, *CLASSES)  # the words whose movement is measured
 SHARED = (*WATCHED, *NOUNS[:24])  # the words whose concentration is taken
 SHARED_LENSES, SHARED_NULLS = ("paper", "read", "write"), 2
 ASKED = (0, 3, 4)  # the sentences about a name from which it follows who it is, before the name is said
-TOP = 0.95  # percentile: among the twentieth of its layer that move the word most
-
-
-class Line:
-    """A line of a CSV file: numbers in four digits, and back."""
-
-    def cells(self) -> list[str]:
-        """The values as texts."""
-        return [f"{v:.4g}" if isinstance(v, float) else str(v) for v in astuple(self)]  # type: ignore[call-overload]
-
-    @classmethod
-    def parse(cls, cells: dict[str, str]) -> Self:
-        """The inverse of `cells`."""
-        read: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": "True".__eq__}
-        return cls(**{f.name: read.get(str(f.type), str)(cells[f.name]) for f in fields(cls)})  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class Outcome(Line):
-    """Where one name leads in one model, by one lens: one line of ``names.csv``.
-
-    Attributes:
-        model, condition: the model's number, and what was done to it.
-        lens, name: who was looked for.
-        count: how often the training text has the name.
-        recall, nats: of three sentences from which it follows who it is, how many the model ends rightly, and -log p.
-        neuron, pole, score: what `NeuronMap.find` gives; found by effect, the pole is the way that raises the name, and
-            the score is the effect.
-        best, kind: that neuron's best word by the lens, or that which it raises most, and what it is to the name: the
-            name itself (``own``), its class's word or another of its group (``broader``), another name of its class
-            (``sibling``), or ``noise``.
-        effect: mean change of the name's log-odds when the neuron is driven over its natural range towards the pole.
-        percentile: the share of the other neurons of its layer that move the name less, either way.
-        brings, brought: of all names and class words the one that it raises most, and of what kind that is.
-        shared_by: the effective number of neurons that move the name: the participation ratio of the
-            squared effects on it.
-        present, coming: the percentile, in its layer, of how well its output tells positions at the name from those at
-            other names, and positions before which the name is due from those where others are.
-    """
-
-    model: int
-    condition: Condition
-    lens: str
-    name: str
-    count: int
-    recall: int
-    nats: float
-    neuron: str
-    pole: str
-    score: float
-    best: str
-    kind: str
-    effect: float
-    percentile: float
-    brings: str
-    brought: str
-    shared_by: float
-    present: float
-    coming: float
-
-    @property
-    def causal(self) -> bool:
-        """It raises the name, and is among the twentieth of its layer that move it most."""
-        return self.effect > 0 and self.percentile >= TOP
-
-    @property
-    def has_own(self) -> bool:
-        """The name has a neuron of its own: it names it, moves it as few do, and raises nothing more than it."""
-        return self.kind == "own" and self.causal and self.brought == "own"
-
-
-@dataclass(frozen=True)
-class Sharing(Line):
-    """How many neurons share a word in one trained model: one line of ``concentration.csv``.
-
-    Attributes:
-        model, mass, word: the model's number, of what the number is taken, and whose it is.
-        effective, null: the effective number of neurons, here and with random directions.
-        top: the share of the first neuron.
-    """
-
-    model: int
-    mass: str
-    word: str
-    effective: float
-    null: float
-    top: float
 
 
 def outcomes(number: int, condition: Condition, trained: Trained, model: Any, seed: int) -> list[Outcome]:

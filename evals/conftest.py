@@ -11,15 +11,15 @@ import torch
 
 from flashinterp import Checkpoint, FlashinterpError, NeuronMap, decode, open_checkpoint, probe
 from flashinterp.audit.baseline import again, read_run
+from flashinterp.audit.judged import Judged
 from flashinterp.audit.session import AuditSession
 from flashinterp.bench import Bench
 from flashinterp.claims import Claim, check_design, load_claims, lock, resolve_claim
-from flashinterp.evidence import Evidence
 from flashinterp.measure import measure
 from flashinterp.neuron import NeuronId
 from flashinterp.profiles import PROFILES, Profile
 from flashinterp.prompts import PromptSet
-from flashinterp.verdict import Rule, Verdict, judge
+from flashinterp.verdict import Rule, judge
 
 MOST_CLAIMS = 8  # discovered on a model that nobody made claims about
 
@@ -39,21 +39,6 @@ class Maps:
         if lens not in self._made:
             self._made[lens] = decode(self.checkpoint, lens=lens, device=self.device, head_of=self.head_of)
         return self._made[lens]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One family of claims with its evidence and verdicts."""
-
-    claims: tuple[Claim, ...]
-    evidence: tuple[Evidence | str, ...]
-    verdicts: tuple[Verdict, ...]
-
-    @property
-    def measured(self) -> list[tuple[Claim, Evidence]]:
-        """The claims that could be measured, with what was."""
-        both = zip(self.claims, self.evidence, strict=True)
-        return [(claim, found) for claim, found in both if isinstance(found, Evidence)]
 
 
 @pytest.fixture(scope="session")

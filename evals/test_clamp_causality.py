@@ -9,31 +9,36 @@ any neuron moves almost any token one way or the other.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from evals.conftest import RULE, Judged, Maps, judge_on
-from flashinterp.audit.figures import DosePanel, dose_response
+from evals.conftest import RULE, Maps, judge_on
+from flashinterp.audit.derived import Recorded
+from flashinterp.audit.figures_evidence import natural_doses, stress_doses
+from flashinterp.audit.judged import Judged
+from flashinterp.audit.recorder import Evidence
 from flashinterp.audit.session import AuditSession
 from flashinterp.audit.verdict_tables import (
-    claim_word,
     direction_table,
     reading_table,
     verdict_table,
+    verdicts_counted,
     why_table,
     writing_table,
 )
 from flashinterp.bench import Bench
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.claims import Claim, resolve_claim
-from flashinterp.evidence import Evidence as Measured
-from flashinterp.pytest_plugin import Evidence
 from flashinterp.verdict import Verdict
 
-PANELS = 12  # claims that are drawn; all are in the tables and in raw/
+TABLES = (
+    ("verdicts", verdict_table, "Verdicts"),
+    ("writing", writing_table, "The writing side: clamp over the natural range"),
+    ("reading", reading_table, "The reading side: natural output with the word and with others"),
+    ("direction", direction_table, "Which way the curve goes, and what predicts it"),
+    ("why", why_table, "Why the curve goes the way it goes, in words"),
+)
 
 
 def test_claims(audit: AuditSession, judged: Judged, bench: Bench, evidence: Evidence) -> None:
@@ -44,41 +49,19 @@ def test_claims(audit: AuditSession, judged: Judged, bench: Bench, evidence: Evi
     more than in matched neurons of the layer, with false discovery controlled over the family. A discovered
     neuron may be refuted without failing this test; a claim from a file may not.
     """
-    evidence.verdicts(list(judged.verdicts))
-    found = judged.verdicts
-    evidence.table("verdicts", "Verdicts", *verdict_table(found))
-    evidence.table("writing", "The writing side: clamp over the natural range", *writing_table(found))
-    evidence.table("reading", "The reading side: natural output with the word and with others", *reading_table(found))
-    evidence.table("direction", "Which way the curve goes, and what predicts it", *direction_table(found))
-    evidence.table("why", "Why the curve goes the way it goes, in words", *why_table(found))
-    evidence.finding(2, "clamping them moves their token's probability, monotonically", *_in_words(judged))
-    panels = judged.measured[:PANELS]
-    if panels:
-        evidence.figure(
-            dose_response,
-            "natural",
-            "Clamped over its natural range, beside its controls",
-            [_panel(c, e) for c, e in panels],
-            "change of log-odds (nats)",
-        )
-        evidence.figure(
-            dose_response, "stress", "Clamped from -500 to 500, as in the paper", [_stress(c, e) for c, e in panels]
-        )
+    evidence.verdicts(judged.verdicts)
+    found, verdicts = Recorded("judgements", "claims"), Recorded("judgements", "claims", "verdicts")
+    for name, make, title in TABLES:
+        evidence.derived(make, name, title, verdicts)
+    evidence.finding(2, "clamping them moves their token's probability, monotonically", verdicts_counted, verdicts)
+    if judged.measured:
+        evidence.figure(natural_doses, "natural", "Clamped over its natural range, beside its controls", found)
+        evidence.figure(stress_doses, "stress", "Clamped from -500 to 500, as in the paper", found)
 
     if audit.truth and not audit.options.claims:
         wrong = [f"{v.claim.id} is {v.verdict}: {v.reason}" for v in judged.verdicts if v.verdict != v.claim.expect]
         assert not wrong, "a planted neuron was misjudged: " + "; ".join(wrong)
     _check_file_claims(judged.verdicts)
-
-
-def _in_words(judged: Judged) -> tuple[str, str | None]:
-    """The verdicts counted, and what they should be where that is known."""
-
-    def counted(names: list[str | None]) -> str:
-        return ", ".join(f"{n} {name}" for name, n in Counter(names).most_common())
-
-    truth = [v.claim.expect for v in judged.verdicts if v.claim.source == "fixture"]
-    return counted([v.verdict for v in judged.verdicts]), counted(list(truth)) if truth else None
 
 
 def _check_file_claims(verdicts: tuple[Verdict, ...]) -> None:
@@ -115,39 +98,11 @@ def test_nothing_is_found_where_nothing_is_planted(
     family = tuple(resolve_claim(claim, maps, blank) for claim in open_claims)
     judged = judge_on(replace(bench, model=blank.load_model(device=device), checkpoint=blank), family)
     audit.add_judgement("unplanted", judged.verdicts, judged.evidence, rule=RULE, seed=bench.seed)
-    evidence.table(
-        "unplanted", "The control: the same words in the model with nothing planted", *verdict_table(judged.verdicts)
+    evidence.derived(
+        verdict_table,
+        "unplanted",
+        "The control: the same words in the model with nothing planted",
+        Recorded("judgements", "unplanted", "verdicts"),
     )
     validated = [str(v.claim.neuron) for v in judged.verdicts if v.verdict == "validated"]
     assert not validated, f"validated where nothing was planted: {', '.join(validated)}"
-
-
-# --- figures ----------------------------------------------------------------------------------------
-
-
-def _panel(claim: Claim, e: Measured) -> DosePanel:
-    """Each prompt's log-odds less those at the lowest dose: the right end is the effect that is judged."""
-    gated = np.isfinite(e.gate).all() and e.gate.size > 0
-    return DosePanel(
-        label=f"{claim_word(claim)} {claim.neuron}",
-        values=e.doses,
-        curves=e.log_odds - e.log_odds[:, :1],
-        own=float(e.own.mean()),
-        natural=(float(e.doses[0]), float(e.doses[-1])),
-        control_changes=e.control_effects if e.control_effects.size else None,
-        gate=(float(e.gate.mean()), float(e.act_gate.mean())) if gated else None,
-    )
-
-
-def _stress(claim: Claim, e: Measured) -> DosePanel:
-    return DosePanel(
-        label=f"{claim_word(claim)} {claim.neuron}",
-        values=e.stress_doses,
-        curves=_log_p(e.stress_log_odds),
-        natural=(float(e.doses[0]), float(e.doses[-1])),
-    )
-
-
-def _log_p(odds: np.ndarray) -> np.ndarray:
-    """The log-probability of log-odds."""
-    return -np.logaddexp(0, -odds)

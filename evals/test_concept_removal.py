@@ -14,6 +14,18 @@ import numpy as np
 import torch
 
 from flashinterp import Checkpoint, clamp
+from flashinterp.audit.recorder import Evidence
+from flashinterp.audit.removal_tables import (
+    export_table,
+    not_exported_table,
+    not_reversed_table,
+    reading_rows_table,
+    removal_controls_table,
+    removal_curve_table,
+    removal_directions_table,
+    removal_table,
+)
+from flashinterp.audit.removal_values import ClampKept, Removed
 from flashinterp.audit.session import AuditSession
 from flashinterp.bench import Bench
 from flashinterp.capture import encode
@@ -23,15 +35,13 @@ from flashinterp.export import export_clamped
 from flashinterp.natural import natural_range
 from flashinterp.neuron import NeuronId, Site
 from flashinterp.passes import input_device
-from flashinterp.pytest_plugin import Evidence
-from flashinterp.removal import by_direction
-from flashinterp.reverse import GONE, MOST_KL, Reversal, reverse
+from flashinterp.reverse import Reversal, reverse
 
 CONCEPTS = {"smoke": 1, "standard": 3, "audit": 8}
-LISTED = 4  # ranked rows of each concept in the table
 CLEARLY = 0.5  # nats by which a planted concept must fall further than the controls' median; they vary by 0.1 to 0.3
 LARGEST = 4e9  # bytes of weights up to which a whole second checkpoint is written and loaded
 TEXTS = 4
+EXPORT = "Clamps written into a checkpoint"
 
 
 def test_concepts_removed(
@@ -56,14 +66,15 @@ def test_concepts_removed(
     On the fixtures: the planted dog row must be among the reversed ones, and dog must fall clearly further than by
     control edits.
     """
-    found, unmeasured = [], []
+    found: list[Reversal] = []
+    unmeasured: list[tuple[str, str]] = []
     for token in tokens[: CONCEPTS[bench.profile.name]]:
         try:
             found.append(reverse(bench, token))
         except (LayoutError, RunError) as error:  # no dense MLP, or no number of edits that spares other text
-            unmeasured.append([str(base.vocabulary.resolve(token)), "not_measured", str(error)])
+            unmeasured.append((str(base.vocabulary.resolve(token)), str(error)))
     if unmeasured:
-        evidence.table("unmeasured", "Concepts that were not reversed", ["concept", "verdict", "reason"], unmeasured)
+        evidence.derived(not_reversed_table, "unmeasured", "Concepts that were not reversed", unmeasured)
     if found:
         _record(found, evidence)
     planted = {p["token"]: p["name"] for p in audit.truth["plants"] if p["id"] == "dog"} if audit.truth else {}
@@ -76,85 +87,17 @@ def test_concepts_removed(
 
 
 def _record(found: list[Reversal], evidence: Evidence) -> None:
-    evidence.table(
-        "rows",
-        "The rows that read a concept (arXiv 2412.10257)",
-        ["concept", "rank", "row", "cosine", "reversed", "refined from p", "to p", "kept"],
-        [
-            [str(r.concept.token), rank, str(row.place), row.cosine, "yes" if rank <= len(r.edits) else "no"]
-            + [r.concept.p_approximate, r.concept.p_refined, r.concept.kept]
-            for r in found
-            for rank, row in enumerate(r.ranked[: max(LISTED, len(r.edits))], 1)
-        ],
-        "Cosine: of the stored row with the concept's vector. p: the concept's probability when the vector, before and "
-        "after it is refined by noise, goes through the final norm and the LM head. Kept: cosine of the two.",
-    )
-    evidence.table(
-        "removal",
-        "Concepts taken out by reversing rows",
-        ["concept", "edits", "p before", "p after", "median KL", "95 % KL", "verdict", "number of edits"],
-        [
-            [str(r.concept.token), len(r.edits), r.before.probability(), r.after.probability()]
-            + [float(np.median(r.kl)), float(np.quantile(r.kl, 0.95)), r.verdict, r.reason]
-            for r in found
-        ],
-        "p: the concept's mean probability over held-out texts of all directions. KL: of the next token on text about "
-        f"something else, nats; at most {MOST_KL:g} in the median. Removed: p at most {GONE:.0%} of what it was, or "
-        "twice chance, and lower than with every control on other rows.",
-    )
-    evidence.table(
-        "controls",
-        "The same number of edits that are not the concept's",
-        [
-            "concept",
-            "change",
-            "other rows",
-            "lowest row",
-            "p",
-            "random directions",
-            "lowest direction",
-            "p, directions",
-            "KL, other rows",
-        ],
-        [
-            [str(r.concept.token), r.change]
-            + [float(np.median(r.controls.rows)), float(r.controls.rows.min()), r.p_rows]
-            + [float(np.median(r.controls.directions)), float(r.controls.directions.min()), r.p_directions]
-            + [float(np.median(r.controls.rows_kl))]
-            for r in found
-        ],
-        "Change: of the logarithm of the concept's mean probability on held-out texts, nats; median and lowest of "
-        f"{len(found[0].controls.rows)} draws. Other rows get the reversed concept; random directions go to the "
-        "concept's own rows.",
-    )
-    evidence.table(
-        "directions",
-        "From which side the concept still comes",
-        ["concept", "direction", "texts", "p before", "p after", "highest after", "change of log-odds"],
-        [
-            [str(r.concept.token), name, len(r.before.log_probs[name]), *told]
-            for r in found
-            for name, told in by_direction(r.before, r.after).items()
-        ],
-        "theme: texts after which a word of its theme may come; anything: any word may; just said: right after the "
-        "concept itself; said before: in the sentence after one that ends with it.",
-    )
-    evidence.table(
-        "curve",
-        "The concept's probability against the number of edits",
-        ["concept", "edits", "p, selection", "p, held out", "KL, selection", "KL, held out", "chosen"],
-        [
-            [str(r.concept.token), s.edits, s.probability, h.probability, s.kl, h.kl]
-            + ["yes" if s.edits == len(r.edits) else "no"]
-            for r in found
-            for s, h in zip(r.selection, r.heldout, strict=True)
-        ],
-        "The number is chosen on the selection texts; what it does is told by the held-out ones.",
-    )
-    evidence.arrays(
-        "controls",
-        {f"{kind}-{r.concept.token.id}": getattr(r.controls, kind) for r in found for kind in ("rows", "directions")},
-    )
+    removed = evidence.value("reversals", [Removed.of(r) for r in found])
+    both = (torch.stack([r.concept.approximate, r.concept.refined]) for r in found)
+    vectors = [each.float().numpy() for each in both]  # each [2, d]
+    told = "The rows that read a concept (arXiv 2412.10257)"
+    evidence.derived(reading_rows_table, "rows", told, removed, vectors)
+    evidence.derived(removal_table, "removal", "Concepts taken out by reversing rows", removed)
+    told = "The same number of edits that are not the concept's"
+    evidence.derived(removal_controls_table, "controls", told, removed)
+    evidence.derived(removal_directions_table, "directions", "From which side the concept still comes", removed)
+    told = "The concept's probability against the number of edits"
+    evidence.derived(removal_curve_table, "curve", told, removed)
 
 
 def test_exported_clamp(
@@ -182,57 +125,41 @@ def test_exported_clamp(
         return
     values = {neuron: natural_range(bench, neuron)[1] for neuron in neurons}
     plain = bench.model if bench.model.dtype == torch.float32 else base.load_model(dtype=torch.float32)
-    rows: list[list[Any]] = []
+    exported: list[ClampKept] = []
     for site in base.layout.sites:
         for clamps in ({neurons[0]: values[neurons[0]]}, values):
             try:
-                rows.append(_exported(base, plain, bench, clamps, site, tmp_path / f"{site}-{len(rows)}"))
+                exported.append(_exported(base, plain, bench, clamps, site, tmp_path / f"{site}-{len(exported)}"))
             except ClampError as error:  # the architecture cannot hold a clamp, or the dtype not this one
                 _not_measured(evidence, str(error))
                 return
-    evidence.table(
-        "export",
-        "Clamps written into a checkpoint",
-        ["site", "neurons", "switched on", "stored in", "moved by clamp", "off by", "allowed", "same"],
-        [[*row, _reading(*row[-3:])] for row in rows],
-        "Largest difference of any logit at any position: between the clamped and the unclamped model, and between the "
-        "exported and the clamped one.",
-    )
-    for row in rows:
-        assert row[-2] <= row[-1], (
-            f"exported at {row[0]}: the logits are off by {row[-2]:.2g}, {row[-1]:.2g} is allowed"
+    evidence.derived(export_table, "export", EXPORT, exported)
+    for one in exported:
+        off = float(one.off.max())
+        assert one.reading != "no", (
+            f"exported at {one.site}: the logits are off by {off:.2g}, {one.allowed:.2g} is allowed"
         )
-
-
-def _reading(moved: float, off: float, allowed: float) -> str:
-    if off > allowed:
-        return "no"
-    return "yes" if moved > allowed else "the clamp moves nothing"
 
 
 @torch.no_grad()
 def _exported(
     base: Checkpoint, plain: Any, bench: Bench, clamps: dict[NeuronId, float], site: Site, folder: Path
-) -> list[Any]:
+) -> ClampKept:
     from transformers import AutoModelForCausalLM
 
     made = export_clamped(base, clamps, folder, site=site)
     exported: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(plain.device).eval()
-    moved = off = largest = 0.0
+    found: list[list[float]] = []
     for text in bench.heldout[:TEXTS]:
         ids = encode(bench.tokenizer, text, input_device(plain))
         clean = plain(ids, use_cache=False).logits
         with clamp(plain, made.stored, site=site):
             clamped = plain(ids, use_cache=False).logits
-        moved = max(moved, float((clamped - clean).abs().max()))
-        off = max(off, float((exported(ids, use_cache=False).logits - clamped).abs().max()))
-        largest = max(largest, float(clamped.abs().max()))
-    step = 64 * torch.finfo(torch.float32).eps
-    if site == "post":
-        step += torch.finfo(getattr(torch, made.dtype)).eps
-    names = ", ".join(map(str, clamps))
-    return [site, names, made.switch or "nothing", made.dtype, moved, off, step * largest]
+        wrong = exported(ids, use_cache=False).logits - clamped
+        found.append([float(x.abs().max()) for x in (clamped - clean, wrong, clamped)])
+    moved, off, largest = np.array(found).T
+    return ClampKept(site, tuple(clamps), made.switch, made.dtype, moved, off, largest)
 
 
 def _not_measured(evidence: Evidence, reason: str) -> None:
-    evidence.table("export", "Clamps written into a checkpoint", ["verdict", "reason"], [["not_measured", reason]])
+    evidence.derived(not_exported_table, "export", EXPORT, reason)

@@ -12,33 +12,41 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pytest
 
-from evals.conftest import Judged, Maps
-from flashinterp import Answers, lexicon_judge, steer
-from flashinterp.audit.figures_steering import DamagePanel, dose_damage
+from evals.conftest import Maps
+from flashinterp import Answers, steer
+from flashinterp.audit.derived import Recorded
+from flashinterp.audit.judge_tables import Asked, judge_kinds_table, judge_table, judge_wrong_table
+from flashinterp.audit.judged import Judged
+from flashinterp.audit.recorder import Evidence
 from flashinterp.audit.session import AuditSession
+from flashinterp.audit.steering_tables import (
+    concept_doses,
+    doses_table,
+    pooled,
+    side_by_side_table,
+    steered_in_words,
+    steering_rates_table,
+    taken_table,
+    two_clamps_table,
+)
+from flashinterp.audit.steering_values import Clamped, Concept, Dosed, Spoken
 from flashinterp.bench import Bench
 from flashinterp.claims import Claim
 from flashinterp.clamp import NeverRouted
-from flashinterp.dosing import Bounds, DoseCurve, damage_of, dose_curve, reaches, split_questions
+from flashinterp.dosing import DoseCurve, dose_curve, reaches, split_questions
 from flashinterp.evidence import Evidence as Measured
-from flashinterp.judges import SYNONYM, Judge, JudgeCheck, check_judge, known_texts, rate
+from flashinterp.judges import SYNONYM, Judge, check_judge, known_texts
 from flashinterp.natural import natural_text
 from flashinterp.neuron import NeuronId
 from flashinterp.neuron_map import NeuronMap
-from flashinterp.pytest_plugin import Evidence
-from flashinterp.stats import Interval
 
 CONCEPTS = 3
 QUESTIONS = 4  # at most, of each kind
 OWN_WORDS = 5
-SHOWN = 3  # answers that are printed side by side
-WRONG = 12  # misjudged texts that are printed
 ELSEWHERE = 40  # texts about something else that the judge is asked about
 LENGTH = 30  # new tokens
 LEAST = 12  # answers to each question: of fewer, a rate of a third is not told from none
@@ -47,22 +55,7 @@ BETWEEN = 2  # doses on either side of the largest one that stays within the bou
 # both at this, three fifths are left.
 LEAST_RIGHT = 0.8
 
-
-@dataclass(frozen=True)
-class Concept:
-    """A claim that is steered, with what the judge looks for."""
-
-    claim: Claim
-    neuron: NeuronId
-    lexicon: tuple[str, ...]
-
-    @cached_property
-    def judge(self) -> Judge:
-        return lexicon_judge(self.lexicon)
-
-    @property
-    def slug(self) -> str:
-        return "".join(c if c.isalnum() and c.isascii() else "-" for c in self.claim.id).strip("-").lower() or "claim"
+VERDICTS = Recorded("judgements", "claims", "verdicts")
 
 
 @dataclass(frozen=True)
@@ -71,14 +64,12 @@ class Steering:
 
     Attributes:
         bench: the model that speaks, and the texts.
-        status: what the claims are, in words.
         selection, heldout: the questions.
         concepts: the claims that are steered.
         curves: the dose curve of each, or why there is none.
     """
 
     bench: Bench
-    status: str
     selection: tuple[str, ...]
     heldout: tuple[str, ...]
     concepts: tuple[Concept, ...]
@@ -100,14 +91,9 @@ class Steering:
         )
 
     @property
-    def told(self) -> str:
-        """How the questions were used, for captions."""
-        if self.selection == self.heldout:
-            return "There is one question only: the dose was chosen on the same question as is reported here."
-        return (
-            f"Doses were chosen on {len(self.selection)} questions; these are {len(self.heldout)} others, which had no "
-            "part in it."
-        )
+    def measured(self) -> list[Dosed | str]:
+        """What was measured for each curve, as it is kept."""
+        return [found if isinstance(found, str) else Dosed.of(found) for found in self.curves]
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +104,9 @@ def steering(audit: AuditSession, bench: Bench, judged: Judged, session_tuned_mo
     selection, heldout = (part[:QUESTIONS] for part in split_questions(bench.prompts.questions))
     claims = [c for c, e, v in zip(judged.claims, judged.evidence, judged.verdicts, strict=True)
               if v.verdict == "validated" and isinstance(e, Measured)]  # fmt: skip
-    status = "validated" if claims else "not validated"
     concepts = tuple(_concept(c, bench, maps[c.lens]) for c in (claims or [c for c, _ in judged.measured])[:CONCEPTS])
     curves = tuple(_curve(one, bench, selection) for one in concepts)
-    return Steering(bench, status, selection, heldout, concepts, curves)
+    return Steering(bench, selection, heldout, concepts, curves)
 
 
 def _concept(claim: Claim, bench: Bench, m: NeuronMap) -> Concept:
@@ -170,26 +155,14 @@ def test_dose_is_chosen_from_a_curve(steering: Steering, evidence: Evidence) -> 
     that reaches the best rate, within its Wilson interval, among the doses whose damage is within the stated bounds,
     and whose interval is above the unclamped answers' one; none where there is no such dose.
     """
-    rows = [
-        row for one, found in zip(steering.concepts, steering.curves, strict=True) for row in _dose_rows(one, found)
-    ]
-    b = Bounds()
-    evidence.table(
-        "doses",
-        "Concept and damage by dose",
-        ["claim", "neuron", "dose, widths", "clamped at", "about the concept", "perplexity", "repetition", "broken",
-         "beyond the bounds", "taken"],
-        rows,
-        f"Claims: {steering.status}. Selection questions: {' / '.join(steering.selection)} Perplexity: ratio to the "
-        f"unclamped answers', at most {b.perplexity:g}. Repetition and broken answers: rise over theirs, at most "
-        f"{b.repetition:.0%} and {b.broken:.0%}.",
-    )  # fmt: skip
-    evidence.table("taken", "Which dose was taken, and why", *_choices(steering))
-    drawn = [(c, f) for c, f in zip(steering.concepts, steering.curves, strict=True) if isinstance(f, DoseCurve)]
-    for one, found in drawn:
-        evidence.arrays(f"dose-{one.slug}", found.arrays(one.judge))
-    if drawn:
-        evidence.figure(dose_damage, "doses", "What a dose brings, and what it breaks", [_panel(*d) for d in drawn])
+    concepts = evidence.value("concepts", steering.concepts)
+    measured = evidence.value("curves", steering.measured)
+    evidence.derived(
+        doses_table, "doses", "Concept and damage by dose", concepts, measured, steering.selection, VERDICTS
+    )
+    evidence.derived(taken_table, "taken", "Which dose was taken, and why", concepts, measured)
+    if any(isinstance(found, DoseCurve) for found in steering.curves):
+        evidence.figure(concept_doses, "doses", "What a dose brings, and what it breaks", concepts, measured)
 
 
 def test_clamped_answers(audit: AuditSession, steering: Steering, evidence: Evidence) -> None:
@@ -202,14 +175,18 @@ def test_clamped_answers(audit: AuditSession, steering: Steering, evidence: Evid
     have a dose, and the two intervals must be apart.
     """
     pairs = {one.claim.id: steering.answers(one.claim.id, {one.neuron: dose}) for one, dose in steering.dosed}
-    evidence.table("rates", "Answers about the concept, without and with the clamp", *_rates(steering, pairs))
-    evidence.table("answers", "Side by side", *_side_by_side(steering, pairs))
-    evidence.finding(
-        5,
-        "clamped, the chat model talks of nothing but dogs",
-        "about the concept, unclamped and clamped: " + "; ".join(_in_words(one, pairs) for one in steering.concepts),
-        "clamped, it talks of dogs" if audit.truth else None,
-    )
+    doses = {one.claim.id: dose for one, dose in steering.dosed}
+    spoken = [
+        Clamped(one, doses.get(one.claim.id), tuple(Spoken.of([answers]) for answers in pairs.get(one.claim.id, ())))
+        for one in steering.concepts
+    ]
+    clamped = evidence.value("answers", spoken)
+    questions = (steering.selection, steering.heldout)
+    told = "Answers about the concept, without and with the clamp"
+    evidence.derived(steering_rates_table, "rates", told, clamped, *questions, VERDICTS)
+    evidence.derived(side_by_side_table, "answers", "Side by side", clamped, steering.heldout)
+    bundled = bool(audit.truth)
+    evidence.finding(5, "clamped, the chat model talks of nothing but dogs", steered_in_words, clamped, bundled)
     if audit.truth and not audit.options.claims:
         _check_dog(steering, pairs)
 
@@ -223,23 +200,17 @@ def test_two_clamps_at_once(audit: AuditSession, steering: Steering, evidence: E
     other must lie above its unclamped rate: it comes at a dose at which few answers name it.
     """
     pair = _two(steering)
-    if len(pair) < 2:
-        rows: list[list[Any]] = [["none: fewer than two claims have a dose", *[None] * 8]]
-    else:
+    both: tuple[Answers, ...] = ()
+    if len(pair) == 2:
         both = steering.answers(" and ".join(one.claim.id for one, _ in pair), {one.neuron: d for one, d in pair})
-        rows = _together(pair, both)
-    evidence.table(
-        "two",
-        "Two neurons clamped at once",
-        ["claims", "clamped at", "answers", "about", "unclamped", "clamped", "perplexity", "repetition", "broken"],
-        rows,
-        f"Perplexity: ratio to the unclamped. Repetition and broken answers: rise over the unclamped. {steering.told}",
-    )
+    spoken = tuple(Spoken.of([answers]) for answers in both)
+    questions = (steering.selection, steering.heldout)
+    evidence.derived(two_clamps_table, "two", "Two neurons clamped at once", pair, spoken, *questions)
     if audit.truth and not audit.options.claims:
         assert len(pair) == 2, "two planted neurons should have a dose"
         (first, _), (second, _) = pair
         _apart(f"two at once, {first.claim.id}: ", first.judge, both)
-        clean, clamped = _pooled(second.judge, both)
+        clean, clamped = pooled(second.judge, both)
         assert clean is not None
         assert clamped is not None
         assert clamped.low is not None
@@ -259,17 +230,20 @@ def test_judge_is_checked_blindly(audit: AuditSession, steering: Steering, evide
     least 0.8 of each kind of text must be judged rightly, but for synonyms: no lexicon from one neuron's best words can
     be held to every one of them.
     """
-    checks = [(one, _check(one, steering.bench, audit.truth or {})) for one in steering.concepts]
-    evidence.table("judge", "The judge on texts with known content", *_judge_table(checks))
-    evidence.table("judge-kinds", "The judge by kind of text", *_kinds(checks))
-    evidence.table("judge-wrong", "Texts that the judge got wrong", *_wrong(checks))
+    asked = [_asked(one, steering.bench, audit.truth or {}) for one in steering.concepts]
+    texts = evidence.value("texts", asked)
+    evidence.derived(judge_table, "judge", "The judge on texts with known content", texts)
+    evidence.derived(judge_kinds_table, "judge-kinds", "The judge by kind of text", texts)
+    evidence.derived(judge_wrong_table, "judge-wrong", "Texts that the judge got wrong", texts)
     if audit.truth and not audit.options.claims:
-        for one, found in checks:
-            for kind, (_, right, n) in found.by_kind().items():
-                assert kind == SYNONYM or right >= LEAST_RIGHT * n, f"{one.claim.id}: {right} of {n} right, {kind}"
+        for one in asked:
+            for kind, (_, right, n) in one.check().by_kind().items():
+                told = f"{one.concept.claim.id}: {right} of {n} right, {kind}"
+                assert kind == SYNONYM or right >= LEAST_RIGHT * n, told
 
 
-def _check(one: Concept, bench: Bench, truth: dict[str, Any]) -> JudgeCheck:
+def _asked(one: Concept, bench: Bench, truth: dict[str, Any]) -> Asked:
+    """The judge with texts of known content, in the order in which it was shown them."""
     word = bench.token(one.claim).text
     group = bench.prompts.group_of(word)
     rng = bench.rng(f"judge {one.claim.id}")
@@ -283,101 +257,7 @@ def _check(one: Concept, bench: Bench, truth: dict[str, Any]) -> JudgeCheck:
         synonyms=truth.get("dog_words", ()) if one.claim.id == "dog" else (),
         rng=rng,
     )
-    return check_judge(one.judge, texts, rng)
-
-
-# --- tables and figures -------------------------------------------------------------------------------
-
-
-def _in_words(one: Concept, pairs: dict[str, tuple[Answers, ...]]) -> str:
-    """One concept's rates, in short."""
-    if one.claim.id not in pairs:
-        return f"{one.claim.id} no dose qualified"
-    clean, clamped = _pooled(one.judge, pairs[one.claim.id])
-    shown = ("?" if r is None else f"{r.estimate:.0%}" for r in (clean, clamped))
-    return f"{one.claim.id} {' to '.join(shown)}"
-
-
-def _dose_rows(one: Concept, found: DoseCurve | str) -> list[list[Any]]:
-    if isinstance(found, str):
-        return [[one.claim.id, str(one.neuron), *[None] * 6, found, None]]
-    rows: list[list[Any]] = [[one.claim.id, str(one.neuron), None, "unclamped", _share(found.clean_rate), *[None] * 5]]
-    for i, (reach, dose, share, cost) in enumerate(
-        zip(found.reaches, found.doses, found.rates, found.damage, strict=True)
-    ):
-        beyond, taken = cost.excess(found.bounds), "taken" if i == found.choice.index else ""
-        rows.append([one.claim.id, str(one.neuron), reach, dose, _share(share), *_costs(cost), beyond, taken])
-    return rows
-
-
-def _choices(steering: Steering) -> tuple[list[str], list[list[Any]], str]:
-    rows = []
-    for one, found in zip(steering.concepts, steering.curves, strict=True):
-        known = isinstance(found, DoseCurve)
-        rows.append(
-            [one.claim.id, str(one.neuron), one.claim.drive, *(found.natural if known else (None, None))]
-            + [found.dose if known else None, found.choice.reason if known else found]
-        )
-    return ["claim", "neuron", "direction", "natural, low", "high", "clamped at", "why"], rows, ""
-
-
-def _panel(one: Concept, found: DoseCurve) -> DamagePanel:
-    return DamagePanel(
-        label=f"{one.claim.id} ({one.neuron}, {one.claim.drive})",
-        reaches=found.reaches,
-        rate=[[r.estimate, r.low, r.high] for r in found.rates],
-        clean=found.clean_rate.estimate,
-        perplexity=[d.perplexity for d in found.damage],
-        bound=found.bounds.perplexity,
-        repetition=[d.repetition for d in found.damage],
-        broken=[d.broken for d in found.damage],
-        allowed=[d.excess(found.bounds) is None for d in found.damage],
-        chosen=found.choice.index,
-    )
-
-
-def _rates(steering: Steering, pairs: dict[str, tuple[Answers, ...]]) -> tuple[list[str], list[list[Any]], str]:
-    rows = []
-    doses = {one.claim.id: dose for one, dose in steering.dosed}
-    for one in steering.concepts:
-        known = pairs.get(one.claim.id, ())
-        clean, clamped = _pooled(one.judge, known)
-        repeats = [_mean([r for a in known for r in side(a)]) for side in _REPETITION]
-        perplexity = [_geometric([p for a in known for p in side(a)]) for side in _PERPLEXITY]
-        n = sum(len(a.seeds) for a in known)
-        rows.append(
-            [one.claim.id, str(one.neuron), doses.get(one.claim.id), n, _share(clean), _share(clamped)]
-            + [*repeats, *perplexity, ", ".join(one.lexicon)]
-        )
-    return (
-        ["claim", "neuron", "clamped at", "answers", "clean", "clamped", "repeats, clean", "clamped",
-         "perplexity, clean", "clamped", "judge looks for"],
-        rows,
-        f"Claims: {steering.status}. {steering.told} Share of answers about the concept, with interval. Repeats: share "
-        "of three-word runs that occurred before in the answer. Perplexity: of the answers under the unclamped model, "
-        "geometric mean. A claim without a dose has no answers.",
-    )  # fmt: skip
-
-
-_REPETITION = (lambda a: a.repetition_clean, lambda a: a.repetition_clamped)
-_PERPLEXITY = (lambda a: a.perplexity_clean, lambda a: a.perplexity_clamped)
-
-
-def _side_by_side(steering: Steering, pairs: dict[str, tuple[Answers, ...]]) -> tuple[list[str], list[list[Any]], str]:
-    rows: list[list[Any]] = [
-        [name, question, a.clean[i], a.clamped[i]]
-        for name, answers in pairs.items()
-        for question, a, i in _first(steering.heldout, answers)
-    ]
-    settings = next((a.settings for answers in pairs.values() for a in answers), {})
-    caption = f"Same seeds on both sides. Settings: {', '.join(f'{k} {v}' for k, v in sorted(settings.items()))}."
-    return ["claim", "question", "unclamped", "clamped"], rows or [["none: no claim has a dose", *[None] * 3]], caption
-
-
-def _first(questions: Sequence[str], answers: Sequence[Answers]) -> list[tuple[str, Answers, int]]:
-    """The first answers to show, of as many questions as there are."""
-    places = [(i, q, a) for i in range(SHOWN) for q, a in zip(questions, answers, strict=True) if i < len(a.seeds)]
-    return [(q, a, i) for i, q, a in places[:SHOWN]]
+    return Asked(one, check_judge(one.judge, texts, rng).texts)
 
 
 def _two(steering: Steering) -> list[tuple[Concept, float]]:
@@ -396,77 +276,6 @@ def _taken_rate(found: DoseCurve | str) -> float:
     return found.rates[found.choice.index].estimate
 
 
-def _together(pair: list[tuple[Concept, float]], both: tuple[Answers, ...]) -> list[list[Any]]:
-    names = " + ".join(f"{one.claim.id} ({one.neuron})" for one, _ in pair)
-    at = " + ".join(f"{dose:.4g}" for _, dose in pair)
-    n = sum(len(a.seeds) for a in both)
-    first, second = (one.judge for one, _ in pair)
-    judges: dict[str, Judge] = {one.claim.id: one.judge for one, _ in pair}
-    judges["both in one answer"] = lambda text: first(text) and second(text)
-    cost = _costs(damage_of(both))
-    return [[names, at, n, what, *map(_share, _pooled(judge, both)), *cost] for what, judge in judges.items()]
-
-
-def _judge_table(checks: list[tuple[Concept, JudgeCheck]]) -> tuple[list[str], list[list[Any]], str]:
-    rows = [
-        [one.claim.id, sum(t.about for t in c.texts), _share(c.sensitivity), sum(not t.about for t in c.texts),
-         _share(c.specificity), len(c.wrong), ", ".join(one.lexicon)]
-        for one, c in checks
-    ]  # fmt: skip
-    return (
-        ["claim", "about it", "sensitivity", "not about it", "specificity", "wrong", "judge looks for"],
-        rows,
-        "Sensitivity: share of the texts about the concept that the judge called so; specificity: of the others, not "
-        "called so. With intervals. The judge saw the texts shuffled and nothing else.",
-    )
-
-
-def _kinds(checks: list[tuple[Concept, JudgeCheck]]) -> tuple[list[str], list[list[Any]], str]:
-    rows = [
-        [
-            one.claim.id,
-            kind,
-            "yes" if about else "no",
-            f"{right} of {n}",
-            next(t.text for t in c.texts if t.kind == kind),
-        ]
-        for one, c in checks
-        for kind, (about, right, n) in c.by_kind().items()
-    ]
-    return ["claim", "kind of text", "about it", "judged rightly", "for example"], rows, ""
-
-
-def _wrong(checks: list[tuple[Concept, JudgeCheck]]) -> tuple[list[str], list[list[Any]], str]:
-    rows: list[list[Any]] = [
-        [one.claim.id, t.text, "about it" if t.about else "not about it", t.kind]
-        for one, c in checks
-        for t in c.wrong[:WRONG]
-    ]
-    return ["claim", "text", "it is", "kind"], rows or [["none", *[None] * 3]], f"At most {WRONG} of each claim."
-
-
-def _costs(cost: Any) -> list[Any]:
-    return [cost.perplexity, f"{cost.repetition:+.0%}", f"{cost.broken:+.0%}"]
-
-
-def _share(share: Interval | None) -> str | None:
-    return None if share is None else f"{share.estimate:.0%} [{share.low:.0%}, {share.high:.0%}]"
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
-
-
-def _geometric(values: Sequence[float | None]) -> float | None:
-    known = [np.log(v) for v in values if v is not None]
-    return float(np.exp(np.mean(known))) if known else None
-
-
-def _pooled(judge: Judge, answers: Sequence[Answers]) -> tuple[Interval | None, Interval | None]:
-    """The rates over the answers to all questions, unclamped and clamped."""
-    return rate(judge, [t for a in answers for t in a.clean]), rate(judge, [t for a in answers for t in a.clamped])
-
-
 # --- what the bundled models must show ----------------------------------------------------------------
 
 
@@ -478,7 +287,7 @@ def _check_dog(steering: Steering, pairs: dict[str, tuple[Answers, ...]]) -> Non
 
 
 def _apart(where: str, judge: Judge, answers: Sequence[Answers]) -> None:
-    clean, clamped = _pooled(judge, answers)
+    clean, clamped = pooled(judge, answers)
     assert clean is not None
     assert clamped is not None
     assert clamped.low is not None

@@ -6,7 +6,8 @@ holding the full matrix of logits. Here they are compared with the plain formula
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,15 +17,25 @@ from torch import Tensor
 
 from evals.conftest import Maps
 from flashinterp import Checkpoint
+from flashinterp.audit.decode_tables import Compared, lens_formulas_table, random_weights_table
+from flashinterp.audit.recorder import Evidence
 from flashinterp.decode import Pole, decode_rows
 from flashinterp.neuron import Block, Lens
 from flashinterp.profiles import Profile
-from flashinterp.pytest_plugin import Evidence
 
 MOST_EXPERTS = 64
 SAMPLE = 64  # neurons per block and lens that are compared on the model under audit
 # Float32 sums over d terms in another order differ by a few units in the last place; this many, at most.
 ULPS = 8
+
+
+class Comparison(NamedTuple):
+    """One pole's decode against float64: ids compared, ids elsewhere in float64, our largest error, the plain one's."""
+
+    ids: int
+    swapped: int
+    error: float
+    plain: float
 
 
 def test_random_weights(profile: Profile, device: str, evidence: Evidence) -> None:
@@ -36,7 +47,7 @@ def test_random_weights(profile: Profile, device: str, evidence: Evidence) -> No
     plain float32 product by more than a few units in the last place, and an id may differ from the float64
     ranking only where float64 itself separates the two tokens by less than that error.
     """
-    seen: dict[tuple[str, str], list[float]] = {}
+    seen: dict[tuple[str, str], list[Comparison]] = {}
 
     @settings(
         max_examples=profile.examples, deadline=None, derandomize=True, database=None,
@@ -57,22 +68,17 @@ def test_random_weights(profile: Profile, device: str, evidence: Evidence) -> No
         result = decode_rows(rows.float().to(device), head.float().to(device), top_k=k)
         exact = rows.double() @ head.double().T
         naive = float((rows.float() @ head.float().T).double().sub(exact).abs().max())
-        for pole, logits in zip(result, (exact, -exact), strict=True):
-            error, swapped = _compare(pole, logits, naive)
-            record = seen.setdefault((dtype, pattern), [0, 0, 0.0, 0.0])
-            record[0] += n * k
-            record[1] += swapped
-            record[2], record[3] = max(record[2], error), max(record[3], naive)
+        both = [_compare(pole, z, naive) for pole, z in zip(result, (exact, -exact), strict=True)]
+        seen.setdefault((dtype, pattern), []).extend(both)
 
     check()
-    rows = [[*key, int(v[0]), int(v[1]), v[2], v[3]] for key, v in sorted(seen.items())]
-    evidence.table(
-        "random",
-        "Decode against float64 on random weights",
-        ["stored dtype", "pattern", "ids compared", "swapped near-ties", "largest error", "plain product's error"],
-        rows,
-        "Errors are of logits, absolute. Swapped near-ties: ids that float64 ranks elsewhere by less than the error.",
-    )
+    compared = [_together(kind, found) for kind, found in seen.items()]
+    evidence.derived(random_weights_table, "random", "Decode against float64 on random weights", compared)
+
+
+def _together(kind: tuple[str, str], found: Sequence[Comparison]) -> Compared:
+    ids, swapped, errors, plain = map(np.array, zip(*found, strict=True))
+    return Compared(kind, ids, swapped, errors, plain)
 
 
 def _draw(n: int, d: int, vocab: int, dtype: torch.dtype, pattern: str, seed: int) -> tuple[Tensor, Tensor]:
@@ -88,8 +94,8 @@ def _draw(n: int, d: int, vocab: int, dtype: torch.dtype, pattern: str, seed: in
     return rows, head
 
 
-def _compare(pole: Pole, exact: Tensor, naive: float) -> tuple[float, int]:
-    """Assert that one pole is the ranking of exact [n, V]; returns our error and the number of swapped near-ties."""
+def _compare(pole: Pole, exact: Tensor, naive: float) -> Comparison:
+    """Assert that one pole is the ranking of exact [n, V], up to what the plain product's error ``naive`` allows."""
     k = pole.ids.shape[1]
     ids = pole.ids.cpu().long()
     error = float((pole.logits.cpu().double() - exact.gather(1, ids)).abs().max())
@@ -111,7 +117,7 @@ def _compare(pole: Pole, exact: Tensor, naive: float) -> tuple[float, int]:
     bound = 2 * allowed + 1e-5
     assert float(lse.max()) <= bound
     assert float((pole.log_mean_top.cpu().double() - mean).abs().max()) <= bound
-    return error, int(differ.sum())
+    return Comparison(ids.numel(), int(differ.sum()), error, naive)
 
 
 def test_every_lens_on_the_model(base: Checkpoint, maps: Maps, evidence: Evidence) -> None:
@@ -123,31 +129,31 @@ def test_every_lens_on_the_model(base: Checkpoint, maps: Maps, evidence: Evidenc
     """
     head = base.head().double()
     rng = np.random.default_rng(0)
-    rows: list[list[Any]] = []
+    compared = []
     for lens in base.layout.lenses:
-        checked, swapped, error = 0, 0, 0.0
-        for block in _sample(base.layout.roster.blocks, rng):
-            width = base.layout.roster.width(block)
-            chosen = np.sort(rng.choice(width, min(SAMPLE, width), replace=False))
-            vectors = _formula(base, lens, block)[chosen]
-            exact = _capped(base, vectors @ head.T)
-            naive = float(_capped(base, vectors.float() @ head.float().T).double().sub(exact).abs().max())
-            # The vectors themselves were rounded to float32 by a norm: one more rounding of the inputs.
-            naive += torch.finfo(torch.float32).eps * float((vectors.abs() @ head.abs().T).max())
-            for pole, logits in (
-                (_of_map(maps, lens, "+", block, chosen), exact),
-                (_of_map(maps, lens, "-", block, chosen), -exact),
-            ):
-                worse, swaps = _compare(pole, logits, naive)
-                error, swapped, checked = max(error, worse), swapped + swaps, checked + pole.ids.numel()
-        rows.append([lens.name, lens.side, checked, swapped, error])
-    evidence.table(
-        "lenses",
-        "Each lens against its formula in float64, on the audited model",
-        ["lens", "side", "ids compared", "swapped near-ties", "largest error"],
-        rows,
-        "Both poles. Errors are of logits, absolute.",
-    )
+        found = [
+            comparison
+            for block in _sample(base.layout.roster.blocks, rng)
+            for comparison in _lens_compared(base, maps, lens, block, head, rng)
+        ]
+        compared.append(_together((lens.name, lens.side), found))
+    title = "Each lens against its formula in float64, on the audited model"
+    evidence.derived(lens_formulas_table, "lenses", title, compared)
+
+
+def _lens_compared(
+    base: Checkpoint, maps: Maps, lens: Lens, block: Block, head: Tensor, rng: np.random.Generator
+) -> Iterator[Comparison]:
+    """A sample of a block's neurons in the map, against the lens's formula; both poles."""
+    width = base.layout.roster.width(block)
+    chosen = np.sort(rng.choice(width, min(SAMPLE, width), replace=False))
+    vectors = _formula(base, lens, block)[chosen]
+    exact = _capped(base, vectors @ head.T)
+    naive = float(_capped(base, vectors.float() @ head.float().T).double().sub(exact).abs().max())
+    # The vectors themselves were rounded to float32 by a norm: one more rounding of the inputs.
+    naive += torch.finfo(torch.float32).eps * float((vectors.abs() @ head.abs().T).max())
+    yield _compare(_of_map(maps, lens, "+", block, chosen), exact, naive)
+    yield _compare(_of_map(maps, lens, "-", block, chosen), -exact, naive)
 
 
 def _sample(blocks: tuple[Block, ...], rng: np.random.Generator) -> list[Block]:

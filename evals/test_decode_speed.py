@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from flashinterp import Checkpoint
+from flashinterp.audit.decode_tables import BARE, Timed, speed_table
+from flashinterp.audit.recorder import Evidence
 from flashinterp.decode import choose_way, decode_rows, lens_rows
 from flashinterp.neuron import get_lens
 from flashinterp.product import Scratch
 from flashinterp.profiles import Profile
-from flashinterp.pytest_plugin import Evidence
 
 ROUNDS = 5
 ROWS = 512
 TILE = 1024
 K = 100
-WAYS = ("both poles", "one pole", "bfloat16 weights, both poles", "naive, one pole", "faiss.knn, one pole")
 
 
 def test_ratio_to_the_bare_product(base: Checkpoint, profile: Profile, device: str, evidence: Evidence) -> None:
@@ -42,12 +42,10 @@ def test_ratio_to_the_bare_product(base: Checkpoint, profile: Profile, device: s
     generator = torch.Generator().manual_seed(0)
     d, vocab = profile.speed_shape
     random = [torch.randn(n, d, generator=generator).mul_(0.02).bfloat16().float().to(device) for n in (ROWS, vocab)]
-    table = []
+    timed = []
     for name, w, u in (("the audited model", rows, base.head().float().to(device)), ("random", *random)):
         ways = _ways(w, u, device)
-        times = _interleaved(ways, device)
-        ratios = [float(np.median(times[way] / times["bare"])) if way in ways else None for way in WAYS]
-        table.append([name, len(w), w.shape[1], len(u), float(np.median(times["bare"]) * 1e3), *ratios])
+        timed.append(Timed(name, len(w), w.shape[1], len(u), _interleaved(ways, device)))
         naive = _naive(w, u)
         for found in (decode_rows(w, u, top_k=min(K, len(u))), decode_rows(w, u, top_k=min(K, len(u)), poles="+")):
             torch.testing.assert_close(found[0].logits, naive, rtol=1e-5, atol=1e-5)
@@ -56,14 +54,8 @@ def test_ratio_to_the_bare_product(base: Checkpoint, profile: Profile, device: s
         ):  # exact if the weights are on bfloat16's grid, as the random ones are
             halves = decode_rows(w.bfloat16(), u.bfloat16(), top_k=K)
             torch.testing.assert_close(halves[0].logits, _naive(w.bfloat16().float(), u.bfloat16().float()))
-    evidence.table(
-        "ratios",
-        "Decode against the bare matrix product",
-        ["weights", "rows", "d", "V", "bare product, ms", *WAYS],
-        table,
-        f"Ratios to the bare product, medians of {ROUNDS} interleaved rounds on {device}, {torch.get_num_threads()} "
-        "threads. faiss.knn gives no logsumexp. An empty cell: no such way here, or none that is faster.",
-    )
+    title = "Decode against the bare matrix product"
+    evidence.derived(speed_table, "ratios", title, timed, device, torch.get_num_threads())
 
 
 def _ways(w: Tensor, u: Tensor, device: str) -> dict[str, Callable[[], object]]:
@@ -72,7 +64,7 @@ def _ways(w: Tensor, u: Tensor, device: str) -> dict[str, Callable[[], object]]:
     out, scratch, half_scratch = torch.empty(len(w), TILE, device=device), Scratch(), Scratch()
     k = min(K, len(u))
     ways: dict[str, Callable[[], object]] = {
-        "bare": lambda: [torch.mm(w, tile.T, out=out[:, : len(tile)]) for tile in u.split(TILE)],
+        BARE: lambda: [torch.mm(w, tile.T, out=out[:, : len(tile)]) for tile in u.split(TILE)],
         "both poles": lambda: decode_rows(w, u, top_k=k, scratch=scratch),
         "one pole": lambda: decode_rows(w, u, top_k=k, poles="+", scratch=scratch),
         "naive, one pole": lambda: _naive(w, u),

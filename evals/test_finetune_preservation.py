@@ -8,31 +8,40 @@ that the two are alike has to be shown.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
 
-import numpy as np
 import pytest
 
-from evals.conftest import Judged, Maps
-from flashinterp import Checkpoint, NotComparable, Preservation, compare, open_checkpoint
-from flashinterp.audit.figures import preservation
-from flashinterp.audit.role_tables import difference, label_words, role_table, why_table
+from evals.conftest import Maps
+from flashinterp import Checkpoint, NotComparable, compare, open_checkpoint
+from flashinterp.audit.derived import Recorded
+from flashinterp.audit.judged import Judged
+from flashinterp.audit.labels import Gains, Labels, codes, gains, share_kept, shown_words
+from flashinterp.audit.preservation_tables import (
+    CHANGED,
+    GAINED,
+    WORDS,
+    FineTune,
+    causes_table,
+    changed_table,
+    fine_tune_roles_table,
+    fine_tunes_table,
+    gained_table,
+    layer_shares,
+    roles_counted,
+    share_said,
+    shares_table,
+    uncompared_table,
+)
+from flashinterp.audit.recorder import Evidence
+from flashinterp.audit.role_tables import label_words, role_table, roles_why_table
 from flashinterp.audit.session import AuditSession
 from flashinterp.bench import Bench
-from flashinterp.gains import GAIN, gained
 from flashinterp.measure_roles import Side, measure_roles
-from flashinterp.neuron_map import Word
-from flashinterp.preserve import CHANGES, NEAR_TIE, decompose, peer_percentile, row_cosines
-from flashinterp.pytest_plugin import Evidence
-from flashinterp.roles import ROLES, Role, judge_roles
-from flashinterp.stats import Interval
-
-CHANGED = 10
-WORDS = 5
-GAINED = 10
+from flashinterp.preserve import row_cosines
+from flashinterp.roles import Role, judge_roles
 
 
 def test_top_tokens_kept(
@@ -53,43 +62,24 @@ def test_top_tokens_kept(
         _not_measured(evidence, "shares")
     try:
         own = compare(maps["paper"], tuned_maps["paper"])
-        base_head = compare(maps["paper"], Maps(audit.tuned, device, head_of=base)["paper"])
-        tuned_head = compare(maps["paper"], Maps(base, device, head_of=audit.tuned)["paper"])
+        base_head = codes(compare(maps["paper"], Maps(audit.tuned, device, head_of=base)["paper"]))
+        tuned_head = codes(compare(maps["paper"], Maps(base, device, head_of=audit.tuned)["paper"]))
     except NotComparable as error:
-        evidence.table("shares", "Top tokens kept", ["verdict", "reason"], [["not_comparable", str(error)]])
+        evidence.derived(uncompared_table, "shares", "Top tokens kept", "not_comparable", str(error))
         return
-    cosines = row_cosines(base, audit.tuned, "up")
-    evidence.table("shares", "Top tokens kept through fine-tuning", *_shares(own, base_head, cosines))
-    evidence.table("causes", "What became of the labels, and why", *_causes(own, base_head, tuned_head))
-    evidence.table("changed", "The neurons that changed most", *_changed(own, cosines))
-    evidence.arrays("labels", _label_arrays(own, base_head, tuned_head, cosines))
-    shares = [layer.share for layer in own.per_layer if layer.share]
-    evidence.figure(
-        preservation,
-        "layers",
-        "Top tokens kept, by layer",
-        [layer.layer for layer in own.per_layer if layer.share],
-        [s.estimate for s in shares],
-        [s.low for s in shares],
-        [s.high for s in shares],
-        own.share.estimate if own.share else 0.0,
-    )
-    truth = (audit.truth or {}).get("tuned", {})
-    share = own.share
-    evidence.finding(
-        3,
-        "75.4 % of neurons keep their top token through instruction tuning",
-        "no neuron has a label" if share is None or share.low is None or share.high is None
-        else f"{share.estimate:.1%} [{share.low:.1%}, {share.high:.1%}] keep it",
-        f"{truth['kept_share']:.1%}" if "kept_share" in truth else "not known" if audit.truth else None,
-    )  # fmt: skip
-    if "kept_share" in truth:
-        assert own.share is not None
-        assert own.share.estimate == truth["kept_share"]
-    if "changed" in truth:
-        changed = {str(own.map_a.neuron(int(i))) for i in np.flatnonzero(~own.kept)}
-        planted = {f"L{layer}N{n}" for layer, neurons in truth["changed"].items() for n in neurons}
-        assert changed == planted, f"of {len(own.kept)} neurons, others changed than were changed"
+    labels, cosines, norms = Labels.of(own), row_cosines(base, audit.tuned, "up"), maps["paper"].norms
+    best = shown_words(own, labels.most_changed(CHANGED), WORDS)
+    kept, causes = "Top tokens kept through fine-tuning", "What became of the labels, and why"
+    by_neuron = labels.roster, labels.change
+    evidence.derived(shares_table, "shares", kept, labels, base_head, cosines)
+    evidence.derived(causes_table, "causes", causes, *by_neuron, base_head, tuned_head)
+    evidence.derived(changed_table, "changed", "The neurons that changed most", labels, cosines, norms, best)
+    evidence.arrays("labels", {"top_base": own.top_a, "top_tuned": own.top_b})
+    if (labels.change >= 0).any():
+        evidence.figure(layer_shares, "layers", "Top tokens kept, by layer", *by_neuron)
+    paper = "75.4 % of neurons keep their top token through instruction tuning"
+    evidence.finding(3, paper, share_said, labels.change, _planted(audit, "kept_share"))
+    _check_labels((audit.truth or {}).get("tuned", {}), labels)
 
 
 def test_causal_role_kept(
@@ -122,30 +112,20 @@ def test_causal_role_kept(
     roles = judge_roles(judged.verdicts, found)
     words = label_words(found, maps["paper"].vocabulary.show)
     audit.add_roles("roles", roles, found, base="claims", tuned="claims-tuned", words=words)
-    evidence.table("roles", "Causal roles before and after, at the same clamp values", *role_table(roles, found, words))
-    both = judged.verdicts, judged_tuned.verdicts
-    evidence.table("roles-why", "Why, and what else is known of them", *why_table(roles, *both))
-    truth = (audit.truth or {}).get("tuned", {})
-    evidence.finding(
-        4,
-        "(of their roles it says nothing)",
-        _counted([r.role for r in roles if r.role]) or "no claim was validated on the base",
-        (_counted(truth.get("roles", {}).values()) or "not known") if audit.truth else None,
-    )
-    evidence.table("gained", "Words that gained a neuron, by the weights", *_gained(maps, tuned_maps))
+    of = {part: Recorded("roles", "roles", part) for part in ("roles", "found", "words", "base", "tuned")}
+    same = "Causal roles before and after, at the same clamp values"
+    evidence.derived(role_table, "roles", same, of["roles"], of["found"], of["words"])
+    why = "Why, and what else is known of them"
+    evidence.derived(roles_why_table, "roles-why", why, of["roles"], of["base"], of["tuned"])
+    planted = (_planted(audit, "roles") or {}).get("roles", {})
+    known = list(planted.values()) if audit.truth else None
+    evidence.finding(4, "(of their roles it says nothing)", roles_counted, of["roles"], known)
+    new = _record_gained(evidence, maps, tuned_maps)
     if audit.options.claims:
         return
-    if "lost" in truth:
-        lost = set(truth["lost"])
-        after = {v.claim.id: v.verdict for v in judged_tuned.verdicts}
-        before = {v.claim.id: v.verdict for v in judged.verdicts}
-        assert all(after[i] != "validated" for i in lost), "a neuron that was overwritten is still validated"
-        assert not {r.claim.id for r in roles if r.role == "role kept"} & lost, "an overwritten neuron kept its role"
-        kept = {i for i, v in before.items() if v == "validated"} - lost
-        assert all(after[i] == "validated" for i in kept), (
-            f"lost in the tuned sibling: {[i for i in kept if after[i] != 'validated']}"
-        )
-    _check(roles, truth, maps, tuned_maps)
+    truth = (audit.truth or {}).get("tuned", {})
+    _check_verdicts(truth, roles, judged, judged_tuned)
+    _check(roles, truth, maps, new)
 
 
 def test_fine_tunes_told_apart(
@@ -165,208 +145,94 @@ def test_fine_tunes_told_apart(
     known = (audit.truth or {}).get("fine_tunes", {})
     if not known or audit.options.claims or audit.base.folder is None:
         _not_measured(evidence, "fine-tunes", "only a bundled model comes with several fine-tunes of known truth")
-    summary: list[list[Any]] = []
-    rows: list[list[Any]] = []
-    judged_roles = {}
+    told: list[FineTune] = []
+    its_roles: dict[str, list[Role]] = {}
     for name, truth in known.items():
         tuned = open_checkpoint(audit.base.folder.parent / truth["folder"])
         its_maps = Maps(tuned, device)
         side = Side(replace(bench, model=load(tuned), checkpoint=tuned), its_maps)
         found = measure_roles(Side(bench, maps), side, judged.verdicts, judged.evidence)
-        roles = judge_roles(judged.verdicts, found)
-        judged_roles[name] = roles, its_maps
-        summary.append(_in_short(name, compare(maps["paper"], its_maps["paper"]), roles, maps, its_maps))
-        rows += _beside_truth(name, roles, truth)
+        its_roles[name] = roles = judge_roles(judged.verdicts, found)
+        change = codes(compare(maps["paper"], its_maps["paper"]))
+        told.append(FineTune(name, change, gains(maps["paper"], its_maps["paper"], WORDS)))
         words = label_words(found, its_maps["paper"].vocabulary.show)
         audit.add_roles(f"roles-{name}", roles, found, base="claims", words=words)
-    told = ["fine-tune", "top token kept", "low", "high", *CHANGES[1:], *ROLES, "words gained"]
-    evidence.table("fine-tunes", "Several fine-tunes of one model", told, summary, f"Roles by count. {_GAINED_SAID}")
-    evidence.table(
+    recorded = [Recorded("roles", f"roles-{name}", "roles") for name in known]
+    evidence.derived(fine_tunes_table, "fine-tunes", "Several fine-tunes of one model", told, *recorded)
+    evidence.derived(
+        fine_tune_roles_table,
         "fine-tune-roles",
         "Each validated neuron in each fine-tune, beside what was done to it",
-        ["fine-tune", "claim", "neuron", "planted", "found", "moved to", "difference", "low", "high", "margin"],
-        rows,
-        "Difference: of the effect at the base's doses, fine-tune against base, in nats of log-odds, 90 % interval.",
+        {name: truth["roles"] for name, truth in known.items()},
+        *recorded,
     )
-    for name, (roles, its_maps) in judged_roles.items():
-        _check(roles, known[name], maps, its_maps, name)
+    for one in told:
+        _check(its_roles[one.name], known[one.name], maps, one.gains, one.name)
+
+
+def _not_measured(
+    evidence: Evidence, name: str, reason: str = "no fine-tune was given: name one with --tuned"
+) -> NoReturn:
+    evidence.derived(uncompared_table, name, f"Preservation: {name}", "not_measured", reason)
+    pytest.skip(reason)
+
+
+def _record_gained(evidence: Evidence, maps: Maps, tuned_maps: Maps) -> Gains | None:
+    """The words that found a neuron in the fine-tune; None where the models have not the same words."""
+    title = "Words that gained a neuron, by the weights"
+    base, tuned = maps["paper"], tuned_maps["paper"]
+    try:
+        new, gone = gains(base, tuned, GAINED), gains(tuned, base, GAINED)
+    except NotComparable as error:
+        evidence.derived(uncompared_table, "gained", title, "not_comparable", str(error))
+        return None
+    evidence.derived(gained_table, "gained", title, new, gone, base.roster)
+    return new
 
 
 # --- against the truth --------------------------------------------------------------------------------
 
 
-def _check(roles: list[Role], truth: dict[str, Any], maps: Maps, tuned_maps: Maps, name: str = "the fine-tune") -> None:
+def _planted(audit: AuditSession, name: str) -> dict[str, Any] | None:
+    """One thing that is known of the bundled fine-tune, by its name, if it is; None of other models."""
+    truth = (audit.truth or {}).get("tuned", {})
+    return {key: truth[key] for key in (name,) if key in truth} if audit.truth else None
+
+
+def _check_labels(truth: Mapping[str, Any], labels: Labels) -> None:
+    """Exactly the share of labels was kept that was left alone, and exactly the neurons changed that were changed."""
+    if "kept_share" in truth:
+        share = share_kept(labels.change)
+        assert share is not None
+        assert share.estimate == truth["kept_share"]
+    if "changed" in truth:
+        planted = {f"L{layer}N{n}" for layer, neurons in truth["changed"].items() for n in neurons}
+        assert {str(neuron) for neuron in labels.lost} == planted, (
+            f"of {len(labels.change)} neurons, others changed than were changed"
+        )
+
+
+def _check_verdicts(truth: Mapping[str, Any], roles: list[Role], judged: Judged, judged_tuned: Judged) -> None:
+    """Of the validated claims those whose neuron was overwritten are lost, and no others."""
+    if "lost" not in truth:
+        return
+    lost = set(truth["lost"])
+    before, after = ({v.claim.id: v.verdict for v in one.verdicts} for one in (judged, judged_tuned))
+    assert all(after[i] != "validated" for i in lost), "a neuron that was overwritten is still validated"
+    assert not {r.claim.id for r in roles if r.role == "role kept"} & lost, "an overwritten neuron kept its role"
+    gone = [i for i, v in before.items() if v == "validated" and i not in lost and after[i] != "validated"]
+    assert not gone, f"lost in the tuned sibling: {gone}"
+
+
+def _check(
+    roles: list[Role], truth: Mapping[str, Any], maps: Maps, new: Gains | None, name: str = "the fine-tune"
+) -> None:
     """What was done to the bundled fine-tune is what is told of it."""
     by_id = {role.claim.id: role for role in roles}
     for claim, expected in truth.get("roles", {}).items():
         assert by_id[claim].role == expected, f"{claim} in {name}: {by_id[claim].role}, {by_id[claim].reason}"
     for claim, neuron in truth.get("moved_to", {}).items():
         assert str(by_id[claim].heir) == neuron, f"{claim} in {name} went to {by_id[claim].heir}"
-    words = {g.token.id for g in gained(maps["paper"], tuned_maps["paper"])}
+    words = new.words if new else set()
     missed = [t for t in truth.get("gained", []) if maps["paper"].vocabulary.resolve(t).id not in words]
     assert not missed, f"{missed} not among the words that gained a neuron in {name}"
-
-
-def _counted(names: Iterable[str]) -> str:
-    return ", ".join(f"{n} {name}" for name, n in Counter(names).most_common())
-
-
-def _not_measured(
-    evidence: Evidence, name: str, reason: str = "no fine-tune was given: name one with --tuned"
-) -> NoReturn:
-    evidence.table(name, f"Preservation: {name}", ["verdict", "reason"], [["not_measured", reason]])
-    pytest.skip(reason)
-
-
-# --- labels -------------------------------------------------------------------------------------------
-
-
-def _shares(own: Preservation, same_head: Preservation, cosines: np.ndarray) -> tuple[list[str], list[list[Any]], str]:
-    def cells(share: Interval | None) -> list[Any]:
-        return [share.estimate, share.low, share.high] if share else [None, None, None]
-
-    rows: list[list[Any]] = []
-    for layer, base_head in zip(own.per_layer, same_head.per_layer, strict=True):
-        part = own.map_a.roster.layer_span(layer.layer)
-        clear = ~own.near_tie[part]
-        kept_clear = float(own.kept[part][clear].mean()) if clear.any() else None
-        rows.append(
-            [
-                f"layer {layer.layer}",
-                layer.n,
-                *cells(layer.share),
-                kept_clear,
-                base_head.share and base_head.share.estimate,
-            ]
-            + [float(own.jaccard[part].mean()), float(cosines[part].mean())]
-        )
-    overall = [own.share_clear and own.share_clear.estimate, same_head.share and same_head.share.estimate]
-    rows.append(
-        ["all layers", len(own.kept), *cells(own.share), *overall, float(own.jaccard.mean()), float(cosines.mean())]
-    )
-    return (
-        [
-            "",
-            "neurons",
-            "kept",
-            "low",
-            "high",
-            "clear labels",
-            "base head",
-            f"Jaccard@{own.map_a.top_ids.shape[1]}",
-            "cosine",
-        ],
-        rows,
-        "Kept: share with the same top token, 95 % Wilson interval. Clear labels: without near ties. Base head: both "
-        "models decoded with the base's. Cosine: of the W_up rows, mean.",
-    )
-
-
-def _causes(
-    own: Preservation, base_head: Preservation, tuned_head: Preservation
-) -> tuple[list[str], list[list[Any]], str]:
-    rows = []
-    for layer in (*(s.layer for s in own.per_layer), None):
-        part = None if layer is None else own.map_a.roster.layer_span(layer)
-        parts = decompose(own, base_head, tuned_head, part)
-        counts = own.changes(layer)
-        rows.append(
-            ["all layers" if layer is None else f"layer {layer}", *(counts[c] for c in CHANGES)]
-            + (list(parts) if parts else [None] * 5)
-        )
-    return (
-        ["", *CHANGES, "lost", "by the rows", "by the head", "rows alone", "head alone"],
-        rows,
-        f"Near tie: changed, and old and new word were within {NEAR_TIE:.2g} of the logit in either model, which "
-        "storage in bfloat16 can take away. Lost: the share of labels; by the rows and by the head add up to it.",
-    )
-
-
-def _label_arrays(
-    own: Preservation, base_head: Preservation, tuned_head: Preservation, cosines: np.ndarray
-) -> dict[str, np.ndarray]:
-    """[N] each, from which the tables of labels can be computed again."""
-    return {
-        "layer": own.map_a.roster.layer_of(),
-        "labelled": own.labelled,
-        "kept": own.kept,
-        "near_tie": own.near_tie,
-        "close": own.close,
-        "swapped": own.swapped,
-        "jaccard": own.jaccard,
-        "top_base": own.top_a,
-        "top_tuned": own.top_b,
-        "margin_base": own.margin_a,
-        "margin_tuned": own.margin_b,
-        "kept_base_head": base_head.kept,
-        "kept_tuned_head": tuned_head.kept,
-        "cosine": cosines,
-        "norm": own.map_a.norms,
-    }
-
-
-def _changed(own: Preservation, cosines: np.ndarray) -> tuple[list[str], list[list[Any]], str]:
-    rows: list[list[Any]] = []
-    m = own.map_a
-    for neuron in own.most_changed(CHANGED):
-        at = m.index(neuron)
-        words = _said(own.words_lost(neuron, WORDS)), _said(own.words_gained(neuron, WORDS))
-        among = peer_percentile(cosines, m.norms, m.roster, neuron)
-        rows.append([str(neuron), str(own.change[at]), *words, float(own.jaccard[at]), float(cosines[at]), among])
-    return (
-        ["neuron", "change", "words lost", "words gained", "Jaccard", "cosine", "cosine, percentile"],
-        rows or [["none", *[None] * 6]],
-        f"Least overlap of the kept words first; of the best {WORDS} words before and after. Percentile: of the 200 "
-        "neurons of the same MLP nearest in the row's norm, how many turned further.",
-    )
-
-
-def _said(words: list[Word]) -> str | None:
-    return ", ".join(str(word.token) for word in words) or None
-
-
-# --- roles --------------------------------------------------------------------------------------------
-
-
-_GAINED_SAID = (
-    f"Gained: a neuron has the word among its ten best, on either pole, with a score above {GAIN:g} times that of any "
-    "neuron of the base."
-)
-
-
-def _gained(maps: Maps, tuned_maps: Maps) -> tuple[list[str], list[list[Any]], str]:
-    headers = ["word", "neuron", "pole", "score", "best in the base", "that neuron's word in the base"]
-    try:
-        new, gone = (
-            gained(*pair) for pair in ((maps["paper"], tuned_maps["paper"]), (tuned_maps["paper"], maps["paper"]))
-        )
-    except NotComparable as error:
-        return ["verdict", "reason"], [["not_comparable", str(error)]], ""
-    rows: list[list[Any]] = [
-        [str(g.token), str(g.neuron), g.pole, g.score, g.before, str(g.own_before) if g.own_before else None]
-        for g in new[:GAINED]
-    ]
-    lost = ", ".join(str(g.token) for g in gone[:GAINED]) or "none"
-    return (
-        headers,
-        rows or [["none", *[None] * 5]],
-        f"{_GAINED_SAID} {len(new)} words; {len(gone)} lost theirs: {lost}.",
-    )
-
-
-def _in_short(name: str, own: Preservation, roles: list[Role], maps: Maps, tuned_maps: Maps) -> list[Any]:
-    share = own.share
-    counts, kinds = own.changes(), Counter(role.role for role in roles)
-    new = gained(maps["paper"], tuned_maps["paper"])
-    words = ", ".join(str(g.token) for g in new[:WORDS]) + (f" and {len(new) - WORDS} more" if len(new) > WORDS else "")
-    kept = [share.estimate, share.low, share.high] if share else [None] * 3
-    return [name, *kept, *(counts[c] for c in CHANGES[1:]), *(kinds[r] for r in ROLES), words or "none"]
-
-
-def _beside_truth(name: str, roles: list[Role], truth: dict[str, Any]) -> list[list[Any]]:
-    return [
-        [name, role.claim.id, str(role.claim.neuron), truth["roles"].get(role.claim.id), role.role]
-        + [str(role.heir) if role.role == "moved" else None, *difference(role.effect)]
-        for role in roles
-        if role.role is not None
-    ]

@@ -14,8 +14,25 @@ import numpy as np
 import pytest
 import torch
 
-from evals.conftest import Judged
 from flashinterp import NeuronId, clamp, steer
+from flashinterp.audit.derived import Recorded
+from flashinterp.audit.instrument_tables import (
+    STEPS,
+    ClampCheck,
+    Continued,
+    NoiseCheck,
+    SinglePasses,
+    controls_table,
+    far_dose,
+    generated_table,
+    mechanics_table,
+    noise_table,
+    shared_texts,
+    single_passes_table,
+    texts_table,
+)
+from flashinterp.audit.judged import Judged
+from flashinterp.audit.recorder import Evidence
 from flashinterp.bench import Bench
 from flashinterp.capture import capture, encode
 from flashinterp.claims import Claim
@@ -23,10 +40,10 @@ from flashinterp.clamp import NeverRouted
 from flashinterp.controls import DEAD_SCALE
 from flashinterp.neuron import Site
 from flashinterp.passes import input_device
-from flashinterp.pytest_plugin import Evidence
 from flashinterp.replay import last_log_probs, prepare
 
 GENERATED = 3  # claims whose neurons are driven while text is generated
+JUDGED = Recorded("judgements", "claims")
 
 
 def test_clamp_is_what_it_says(
@@ -40,27 +57,17 @@ def test_clamp_is_what_it_says(
     `gate`, (c - u·act(g))·W_down[:, n] at `post`, or what the family's formula says instead; for an expert's neuron,
     times the weight that the router gives it. The error must be within the rounding of the model's dtype.
     """
-    rows = []
     ids = encode(bench.tokenizer, bench.prompts.heldout[0], input_device(model))
-    for claim in dict.fromkeys(c.neuron for c in claims):
-        assert claim is not None
-        for site in bench.checkpoint.layout.sites:
-            error, change = _clamp_error(model, bench, claim, site, ids)
-            allowed = 64 * torch.finfo(model.dtype).eps
-            rows.append([str(claim), site, change, error, allowed])
-            assert error <= allowed, f"{claim} at {site}: off by {error:.2g} of the MLP's output"
-    evidence.table(
-        "mechanics",
-        "The clamp does what the weights say",
-        ["neuron", "site", "largest change", "relative error", "allowed"],
-        rows,
-        "Largest change: of any coordinate of the MLP's output, when the neuron is clamped at 7. Relative error: of "
-        "that change against float64, over the largest MLP output.",
-    )
+    neurons, sites = dict.fromkeys(c.neuron for c in claims), bench.checkpoint.layout.sites
+    assert None not in neurons
+    checks = [_clamp_check(model, bench, neuron, site, ids) for neuron in neurons for site in sites]
+    evidence.derived(mechanics_table, "mechanics", "The clamp does what the weights say", checks)
+    for c in checks:
+        assert c.error <= c.allowed, f"{c.neuron} at {c.site}: off by {c.error:.2g} of the MLP's output"
 
 
-def _clamp_error(model: Any, bench: Bench, neuron: NeuronId, site: Site, ids: torch.Tensor) -> tuple[float, float]:
-    """The relative error of a clamp at 7 against the weights' own arithmetic, and the largest change it made."""
+def _clamp_check(model: Any, bench: Bench, neuron: NeuronId, site: Site, ids: torch.Tensor) -> ClampCheck:
+    """What a clamp at 7 changes, against the weights' own arithmetic."""
     value, layout, block = 7.0, bench.checkpoint.layout, neuron.block
     outputs: list[torch.Tensor] = []
     # Of experts, the whole MLP: a hook of ours on the experts themselves would run before the clamp's.
@@ -79,16 +86,24 @@ def _clamp_error(model: Any, bench: Bench, neuron: NeuronId, site: Site, ids: to
     finally:
         handle.remove()
     clean, clamped = outputs  # [positions, d]
+    want = _by_the_weights(model, bench, neuron, site, value, ids)
+    parts = (clamped - clean) - want, want, torch.cat(outputs, dim=1)
+    return ClampCheck(neuron, site, torch.finfo(model.dtype).eps, *(x.abs().amax(1).numpy() for x in parts))
+
+
+def _by_the_weights(
+    model: Any, bench: Bench, neuron: NeuronId, site: Site, value: float, ids: torch.Tensor
+) -> torch.Tensor:
+    """[positions, d] the change that a clamp must make to the MLP's output, in float64 from the checkpoint's rows."""
+    formula, block = bench.checkpoint.layout.formula, neuron.block
     seen = capture(model, [ids], [block])[0][block]
     u, g = (torch.from_numpy(x[:, neuron.neuron]).double() for x in (seen.up, seen.gate))
     fixed = torch.full_like(u, value)
     driven = {"up": (g, fixed), "gate": (fixed, u)}
-    after = fixed if site == "post" else layout.formula.output(*driven[site])
-    change = (after - layout.formula.output(g, u)) * torch.from_numpy(seen.weight).double()
+    after = fixed if site == "post" else formula.output(*driven[site])
+    change = (after - formula.output(g, u)) * torch.from_numpy(seen.weight).double()
     column = bench.checkpoint.rows("down", block)[neuron.neuron].double()
-    want = change[:, None] * column
-    scale = max(float(clean.abs().max()), float(clamped.abs().max()))
-    return float(((clamped - clean) - want).abs().max()) / scale, float(want.abs().max())
+    return change[:, None] * column
 
 
 def test_the_measure_is_finer_than_what_it_measures(
@@ -104,22 +119,17 @@ def test_the_measure_is_finer_than_what_it_measures(
     """
     ids = encode(bench.tokenizer, bench.heldout[0], input_device(model))
     neuron = next(c.neuron for c in claims if c.neuron)
-    rows = []
+    checks = []
     for state, clamps in (("clean", {}), (f"{neuron} clamped at 7", {neuron: 7.0})):
-        for name, other in _other_ways(model, ids, neuron, clamps).items():
-            with torch.no_grad(), clamp(model, clamps) if clamps else nullcontext():
-                whole = last_log_probs(model, ids)[0]
-            error = float((other - whole).abs().max())
-            allowed = 64 * torch.finfo(model.dtype).eps * float(whole.abs().max())
-            rows.append([state, name, error, allowed])
-            assert error <= allowed, f"{state}, {name}: log-probabilities move by {error:.2g}, allowed {allowed:.2g}"
-    evidence.table(
-        "noise",
-        "The instrument's own error",
-        ["state", "way", "largest difference", "allowed"],
-        rows,
-        "Largest difference of any log-probability (nats) from one whole forward pass.",
-    )
+        ways = {name: z.cpu().numpy() for name, z in _other_ways(model, ids, neuron, clamps).items()}
+        with torch.no_grad(), clamp(model, clamps) if clamps else nullcontext():
+            whole = last_log_probs(model, ids)[0].cpu().numpy()
+        checks.append(NoiseCheck(state, torch.finfo(model.dtype).eps, whole, ways))
+    evidence.derived(noise_table, "noise", "The instrument's own error", checks)
+    for c in checks:
+        for way, error in c.errors.items():
+            told = f"{c.state}, {way}: log-probabilities move by {error:.2g}, allowed {c.allowed:.2g}"
+            assert error <= c.allowed, told
 
 
 def _other_ways(model: Any, ids: torch.Tensor, neuron: NeuronId, clamps: dict[NeuronId, float]) -> dict[str, Any]:
@@ -152,25 +162,18 @@ def test_curves_are_those_of_single_passes(judged: Judged, model: Any, bench: Be
     arrays that were judged. So the curve is of this word, on these prompts, at these doses, and not of others. The
     doses must be the quantiles of the neuron's own values on the selection texts, captured again here.
     """
-    rows = []
+    step = torch.finfo(model.dtype).eps
+    checks = []
     for claim, e in judged.measured:
-        token = bench.token(claim)
-        clean, high = _plain_log_odds(model, bench, claim, float(e.doses[-1]), token.id)
-        errors = float(np.abs(clean - e.clean_log_odds).max()), float(np.abs(high - e.log_odds[:, -1]).max())
-        low, top = _natural_ends(model, bench, claim, judged)
-        off = max(abs(low - e.doses[0]), abs(top - e.doses[-1])) / max(abs(low), abs(top), 1e-9)
-        allowed = 64 * torch.finfo(model.dtype).eps * max(float(np.abs(high).max()), float(np.abs(clean).max()))
-        rows.append([claim.id, len(clean), *errors, allowed, off])
-        assert max(errors) <= allowed, f"{claim.id}: the judged curve is off by {max(errors):.2g} from single passes"
-        assert off <= 1e-3, f"{claim.id}: its doses are not its natural range on the selection texts, off by {off:.2g}"
-    evidence.table(
-        "single-passes",
-        "The curves, measured again by single passes",
-        ["claim", "prompts", "error, clean", "error, highest dose", "allowed", "error of the doses"],
-        rows or [["none", 0, None, None, None, None]],
-        "Errors: largest difference of the word's log-odds (nats) over the held-out prompts. Error of the doses: of "
-        "the ends of the natural range, relative.",
+        clean, high = _plain_log_odds(model, bench, claim, float(e.doses[-1]), bench.token(claim).id)
+        checks.append(SinglePasses(step, clean, high, _natural_values(model, bench, claim, judged)))
+    evidence.derived(
+        single_passes_table, "single-passes", "The curves, measured again by single passes", checks, JUDGED
     )
+    for c, (claim, e) in zip(checks, judged.measured, strict=True):
+        worst, off = max(c.errors(e)), c.error_of_doses(e)
+        assert worst <= c.allowed, f"{claim.id}: the judged curve is off by {worst:.2g} from single passes"
+        assert off <= 1e-3, f"{claim.id}: its doses are not its natural range on the selection texts, off by {off:.2g}"
 
 
 def _plain_log_odds(
@@ -193,8 +196,8 @@ def _plain_log_odds(
     return np.array(found[0]), np.array(found[1])
 
 
-def _natural_ends(model: Any, bench: Bench, claim: Claim, judged: Judged) -> tuple[float, float]:
-    """The 1st and 99th percentile of u on the selection texts and on the claimed words after the selection contexts."""
+def _natural_values(model: Any, bench: Bench, claim: Claim, judged: Judged) -> np.ndarray:
+    """[n] u at each position of the selection texts and of the claimed words after the selection contexts."""
     prompts, block = bench.prompts, claim.neuron.block
     texts = [*prompts.selection[: bench.profile.selection], *prompts.contexts_selection]
     inputs = [encode(bench.tokenizer, text) for text in texts]
@@ -202,13 +205,12 @@ def _natural_ends(model: Any, bench: Bench, claim: Claim, judged: Judged) -> tup
     for text in prompts.contexts_selection:
         context = encode(bench.tokenizer, text)
         inputs += [torch.cat([context, torch.tensor([[word]])], dim=1) for word in words]
-    special, values = set(bench.tokenizer.all_special_ids), []
+    special, values = set(bench.tokenizer.all_special_ids), list[np.ndarray]()
     for ids, seen in zip(inputs, capture(model, inputs, [block]), strict=True):
         first = next((i for i, t in enumerate(ids[0].tolist()) if t not in special), 0)
         routed = seen[block].weight[first:] > 0
-        values += seen[block].up[first:, claim.neuron.neuron][routed].tolist()
-    low, high = np.quantile(values, [0.01, 0.99])
-    return float(low), float(high)
+        values.append(seen[block].up[first:, claim.neuron.neuron][routed])
+    return np.concatenate(values)
 
 
 def test_generated_text_is_that_of_clamped_passes(judged: Judged, model: Any, bench: Bench, evidence: Evidence) -> None:
@@ -219,30 +221,25 @@ def test_generated_text_is_that_of_clamped_passes(judged: Judged, model: Any, be
     does it. Both texts must be the same. The walk stops where the two likeliest tokens are so close that rounding could
     swap them.
     """
-    rows = []
-    for claim, e in judged.measured[:GENERATED]:
-        dose = float(e.stress_doses[-1 if claim.drive == "+" else 0])
-        prompt = bench.heldout[0]
+    texts = []
+    for at, (claim, e) in enumerate(judged.measured[:GENERATED]):
+        clamps, prompt = {claim.neuron: far_dose(claim, e)}, bench.heldout[0]
         try:
-            wanted = _walk(model, encode(bench.tokenizer, prompt, input_device(model)), {claim.neuron: dose})
+            wanted = _walk(model, encode(bench.tokenizer, prompt, input_device(model)), clamps)
         except NeverRouted:
             continue  # an expert that this prompt does not reach
         if not wanted:
             continue
         answers = steer(
-            model, bench.tokenizer, prompt, {claim.neuron: dose},
+            model, bench.tokenizer, prompt, clamps,
             n=1, rng=bench.rng("greedy"), chat=False, do_sample=False, max_new_tokens=len(wanted),
         )  # fmt: skip
         by_passes = bench.tokenizer.decode(wanted, skip_special_tokens=True)
-        rows.append([claim.id, dose, len(wanted), by_passes, answers.clamped[0], answers.clean[0]])
-        assert answers.clamped[0] == by_passes, f"{claim.id}: generated {answers.clamped[0]!r}, by passes {by_passes!r}"
-    evidence.table(
-        "generated",
-        "Generated under a clamp, and by clamped passes",
-        ["claim", "clamped at", "tokens", "by passes without a cache", "generated", "generated, unclamped"],
-        rows or [["none", *[None] * 5]],
-        "Greedy continuations of one held-out prompt.",
-    )
+        texts.append(Continued(at, tuple(wanted), by_passes, answers.clamped[0], answers.clean[0]))
+    evidence.derived(generated_table, "generated", "Generated under a clamp, and by clamped passes", texts, JUDGED)
+    for t in texts:
+        told = f"{judged.measured[t.claim][0].id}: generated {t.generated!r}, by passes {t.by_passes!r}"
+        assert t.generated == t.by_passes, told
 
 
 @torch.no_grad()
@@ -253,7 +250,7 @@ def _walk(model: Any, ids: torch.Tensor, clamps: dict[NeuronId, float]) -> list[
         with clamp(model, clamps):
             z = model(ids, use_cache=False).logits[0, -1].float()
         first, second = z.topk(2).values.tolist()
-        if first - second <= 64 * torch.finfo(model.dtype).eps * float(z.abs().max()):
+        if first - second <= STEPS * torch.finfo(model.dtype).eps * float(z.abs().max()):
             break
         found.append(int(z.argmax()))
         ids = torch.cat([ids, z.argmax().reshape(1, 1).to(ids.device)], dim=1)
@@ -270,22 +267,11 @@ def test_selection_and_test_are_apart(bench: Bench, evidence: Evidence) -> None:
     compared as they are given to the model, token by token: none is another one, nor its beginning. Claims are chosen
     by weights alone, before any text is read.
     """
-    chosen = {tuple(encode(bench.tokenizer, t)[0].tolist()): t for t in bench.selection}
-    tested = [*bench.heldout, *bench.prompts.contexts_heldout[: bench.profile.contexts]]
-    shared = []
-    for text in tested:
-        ids = tuple(encode(bench.tokenizer, text)[0].tolist())
-        shared += [text for other in chosen if other[: len(ids)] == ids or ids[: len(other)] == other]
-    assert not shared, f"texts that select are also tested on, first {shared[0]!r}"
-    groups = [[g.name, len(g.words), len(g.selection), len(g.heldout)] for g in bench.prompts.groups]
-    evidence.table(
-        "texts",
-        "The texts",
-        ["group", "words", "selection", "held out"],
-        [*groups, ["used in this profile", None, len(bench.selection), len(tested)]],
-        "Texts that were written for this project, split once. Selection: doses, scales, controls. Held out: effects, "
-        "readings, and the text about something else. Contexts are counted in the last line.",
-    )
+    texts = [*bench.heldout, *bench.prompts.contexts_heldout[: bench.profile.contexts]]
+    selection, tested = ([encode(bench.tokenizer, t)[0].tolist() for t in part] for part in (bench.selection, texts))
+    evidence.derived(texts_table, "texts", "The texts", bench.prompts.groups, selection, tested)
+    shared = shared_texts(selection, tested)
+    assert not shared, f"texts that select are also tested on, first {texts[shared[0]]!r}"
 
 
 @pytest.mark.control
@@ -296,21 +282,8 @@ def test_controls_are_fit(judged: Judged, bench: Bench, evidence: Evidence) -> N
     claim. A dead control is beaten by anything. Whether they are of the target's kind is a condition of the verdict,
     because a layer may have no such neurons; that none of them is dead is a condition of the suite.
     """
-    rows = []
+    evidence.derived(controls_table, "controls", "What each neuron is compared with", JUDGED)
     for claim, e in judged.measured:
-        scales = e.control_scales
-        ends = [float(f(scales)) for f in (np.min, np.median, np.max)] if scales.size else [None] * 3
-        ratios = [e.control_scale_ratio, e.control_norm_ratio]
-        rows.append([claim.id, len(scales), e.relative_scale, *ends, *ratios])
-        assert len(scales) == len(e.control_effects) == len(e.control_separations)
-        dead = int((scales < DEAD_SCALE).sum())
-        assert not dead, f"{claim.id}: {dead} of its {len(scales)} controls are dead neurons"
-    evidence.table(
-        "controls",
-        "What each neuron is compared with",
-        ["claim", "controls", "its loudness", "least", "median", "most", "activation over theirs", "norm over theirs"],
-        rows or [["none", 0, *[None] * 6]],
-        "Loudness: standard deviation of u·act(g) times the norm of the column of W_down, over the layer's median. "
-        "Activation, norm: the neuron's over its controls' median; beyond a factor of 5 either way no side can be a "
-        "yes.",
-    )
+        assert len(e.control_scales) == len(e.control_effects) == len(e.control_separations)
+        dead = int((e.control_scales < DEAD_SCALE).sum())
+        assert not dead, f"{claim.id}: {dead} of its {len(e.control_scales)} controls are dead neurons"

@@ -19,20 +19,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from evals.conftest import Maps
-from flashinterp import Checkpoint, Token
-from flashinterp.audit.figures import SharePanel, shares
-from flashinterp.audit.lens_tables import PERCENTILE, SHOWN, of, part_name, study_tables
+from flashinterp import Checkpoint
+from flashinterp.audit.derived import Recorded
+from flashinterp.audit.figures_evidence import share_panels, study_shares
+from flashinterp.audit.lens_tables import (
+    SHOWN,
+    lenses_table,
+    nulls_table,
+    of,
+    parts_rest_table,
+    parts_table,
+    study_words_table,
+)
+from flashinterp.audit.recorder import Evidence
 from flashinterp.audit.session import AuditSession
 from flashinterp.bench import Bench
 from flashinterp.lens_study import study
-from flashinterp.pytest_plugin import Evidence
 from flashinterp.ranking import TOPS, Result, Study
-from flashinterp.roster import Roster
 
+PREFIX = "lens_predicts_causality"
 # Over 20 seeds and both lenses of the control each came out above 0 once in 40, as it should; both together never.
 SEEN = (SHOWN, "percentile")
 
@@ -59,9 +67,10 @@ def test_lenses_against_measured_effects(
     vocabulary = base.vocabulary
     asked = [vocabulary.resolve(text) for text in tokens]
     found = study(bench, maps, asked)  # type: ignore[arg-type]  # Maps is a lazy dict
-    results = found.results(bench.rng)
-    _record(audit, found, results, evidence)
-    evidence.table("words", "The words asked for", *_words(found, asked, base.layout.roster))
+    _record(audit, found, evidence)
+    shown = [(token.id, str(token)) for token in dict.fromkeys(asked)]
+    study_of = Recorded("studies", f"{PREFIX}--", "found")
+    evidence.derived(study_words_table, "words", "The words asked for", study_of, shown, base.layout.roster)
     if audit.truth:
         _check_plants(audit.truth, found, base)
 
@@ -80,8 +89,7 @@ def test_lenses_know_nothing_where_nothing_was_learnt(
     bench = replace(bench, model=blank.load_model(device=device), checkpoint=blank)
     maps = Maps(blank, device)
     found = study(bench, maps, lenses=("paper", "read"))  # type: ignore[arg-type]
-    results = found.results(bench.rng)
-    _record(audit, found, results, evidence, "control-", "Control, nothing planted: ")
+    results = _record(audit, found, evidence, "control-", "Control, nothing planted: ")
     more = {measure: {r.lens for r in of(results, measure) if r.beyond.answer == "more"} for measure in SEEN}
     wrong = set.intersection(*more.values())
     assert not wrong, f"more than mechanics in a model that has learnt nothing, by {', '.join(sorted(wrong))}"
@@ -106,60 +114,20 @@ def _check_plants(truth: Mapping[str, Any], found: Study, base: Checkpoint) -> N
 
 # --- tables and figures -------------------------------------------------------------------------------
 
-Table = tuple[list[str], list[list[Any]], str]
 
-
-TITLES = {
-    "lenses": "How causal are the neurons that a lens names?",
-    "nulls": "Beyond the pairing null",
-    "parts": "The top 5 % by part of the model",
-    "parts-rest": "The rest by part of the model",
-}
-
-
-def _record(
-    audit: AuditSession, found: Study, results: Sequence[Result], evidence: Evidence, name: str = "", title: str = ""
-) -> None:
-    """The tables, the figure, and every number behind them."""
-    for kind, told in study_tables(found, results).items():
-        evidence.table(f"{name}{kind}", f"{title}{TITLES[kind]}", *told)
-    if panels := _panels(found, results):
-        drawn = f"{title}Found neurons in the top 5 % of their layer by effect"
-        evidence.figure(shares, f"{name}shares", drawn, panels, "share of the words (%)")
-    audit.add_study(f"lens_predicts_causality--{name}", found, audit.options.seed)
-
-
-def _words(found: Study, asked: Sequence[Token], roster: Roster) -> Table:
-    """Each word's found neuron for each lens; as text, since the numbers are in the raw arrays."""
-    outcomes = {lens: (pick, found.outcome(lens, 0)) for lens, pick in found.real.picks.items()}
-    rows: list[list[Any]] = []
-    for token in dict.fromkeys(asked):
-        at, row = found.words.index(token.id), list[Any]([str(token)])
-        for pick, outcome in outcomes.values():
-            percentile = outcome.percentile[at]
-            neuron = f"{roster.neuron(int(outcome.found[at]))}{'+' if pick.signs[0, at] > 0 else '-'}"
-            told = f"{neuron} {100 * percentile:.1f} ({outcome.effect[at]:+.2f})"
-            row.append(told if np.isfinite(percentile) else None)
-        rows.append(row)
-    return (
-        ["word", *outcomes],
-        rows,
-        "The found neuron and its pole, its percentile (%) in its layer by |effect| on the word, and the effect (nats "
-        f"of log-odds from low to high). {PERCENTILE}",
+def _record(audit: AuditSession, found: Study, evidence: Evidence, name: str = "", title: str = "") -> Sequence[Result]:
+    """The tables, the figure, and every number behind them; returns what came out of the study."""
+    prefix = f"{PREFIX}--{name}"
+    results = audit.add_study(prefix, found, audit.options.seed).results
+    whole, rest = Recorded("studies", prefix, "found"), Recorded("studies", prefix, "results")
+    evidence.derived(
+        lenses_table, f"{name}lenses", f"{title}How causal are the neurons that a lens names?", whole, rest
     )
-
-
-def _panels(found: Study, results: Sequence[Result]) -> list[SharePanel]:
-    """One panel for the whole model and one for each part, as far as they have a top 5 %."""
-    panels = []
-    for region in range(len(found.regions)):
-        there: dict[str, tuple[float, float, float]] = {}
-        for r in of(results, SHOWN, region):
-            if (value := r.here.value) is not None and value.low is not None and value.high is not None:
-                there[r.lens] = value.estimate, value.low, value.high
-        if there:
-            mine = of(results, SHOWN, region)
-            chances = [r.chance for r in mine if r.chance is not None]
-            label = "whole model" if region == 0 else part_name(found, region)
-            panels.append(SharePanel(label, there, {r.lens: r.beyond.means for r in mine}, float(np.mean(chances))))
-    return panels
+    evidence.derived(nulls_table, f"{name}nulls", f"{title}Beyond the pairing null", rest)
+    if len(found.regions) > 1:
+        evidence.derived(parts_table, f"{name}parts", f"{title}The top 5 % by part of the model", whole, rest)
+        evidence.derived(parts_rest_table, f"{name}parts-rest", f"{title}The rest by part of the model", whole, rest)
+    if share_panels(found, results):
+        drawn = f"{title}Found neurons among the top 5 % by effect"
+        evidence.figure(study_shares, f"{name}shares", drawn, whole, rest)
+    return results

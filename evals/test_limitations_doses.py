@@ -5,30 +5,40 @@ Each is a limit of what a curve of doses can show, is measured on every model, a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from evals.conftest import Judged, Maps
-from flashinterp import Checkpoint, NeuronId, sweep
+from evals.conftest import Maps
+from flashinterp import Checkpoint, sweep
+from flashinterp.audit.derived import Recorded
+from flashinterp.audit.dose_limit_tables import (
+    DTYPES,
+    PARTS,
+    DtypeCurves,
+    all_steps,
+    dead_neurons,
+    dead_table,
+    rounding_not_measured,
+    rounding_table,
+    saturation_table,
+    slope,
+    too_large,
+)
+from flashinterp.audit.judged import Judged
+from flashinterp.audit.recorder import Evidence
 from flashinterp.audit.session import AuditSession
 from flashinterp.bench import Bench
 from flashinterp.claims import Claim
-from flashinterp.controls import DEAD_SCALE
-from flashinterp.dose_steps import Steps, count_steps
-from flashinterp.evidence import Evidence as Measured
 from flashinterp.natural import natural_text
-from flashinterp.pytest_plugin import Evidence
-from flashinterp.stats import wilson
 
 DOSES = 12
 MOST_LEFT = 0.1  # of a slope within the natural range, at 500: a planted neuron's u is some tens at the most
-LOW_DOSES = 0.02  # of the natural range
 PROMPTS = 6
 MOST_CLAIMS = 8
-MOST_PARAMETERS = 3e9  # of a model that is loaded a second time, in another dtype: 12 GB
 
 
 @pytest.mark.limitation
@@ -39,30 +49,13 @@ def test_saturation_at_high_dose(audit: AuditSession, judged: Judged, evidence: 
     over the last step of the -500…500 curve in the claimed direction. A doubling of the dose near 500 says
     little about doses that occur. Limit FI-L002.
     """
-    rows: list[list[Any]] = []
-    for claim, e in zip(judged.claims, judged.evidence, strict=True):
-        if not isinstance(e, Measured):
-            continue
-        natural = (
-            (e.log_odds[:, -1] - e.log_odds[:, 0]).mean() / (e.doses[-1] - e.doses[0])
-            if e.doses[-1] > e.doses[0]
-            else None
-        )
-        mean = e.stress_log_odds.mean(axis=0)
-        last = slice(-2, None) if claim.drive == "+" else slice(None, 2)
-        far = float(np.diff(mean[last])[0] / np.diff(e.stress_doses[last])[0])
-        share = far / natural if natural else None
-        rows.append([claim.id, str(claim.neuron), None if natural is None else float(natural), far, share])
-    evidence.table(
-        "saturation",
-        "What a unit of clamp value does, near and far (FI-L002)",
-        ["claim", "neuron", "per unit, natural range", "per unit, at 500", "share left"],
-        rows or [["none", None, None, None, None]],
-        "Change of the token's log-odds (nats) per unit of clamp value.",
-    )
+    title = "What a unit of clamp value does, near and far (FI-L002)"
+    evidence.derived(saturation_table, "saturation", title, Recorded("judgements", "claims"))
+    slopes = {claim.id: slope(claim, found) for claim, found in judged.measured}
     for plant in (audit.truth or {}).get("plants", []):
         if plant["verdict"] == "validated":
-            share = next(row[4] for row in rows if row[0] == plant["id"])
+            share = slopes[plant["id"]].left
+            assert share is not None
             assert abs(share) < MOST_LEFT, f"{plant['id']}: {share:.1%} of its slope is left at 500"
 
 
@@ -81,58 +74,47 @@ def test_rounding_at_low_doses(
     small step adds to the residual stream may be below its last place. Claims whose neurons cannot be swept, and
     models that would not fit twice, are told. Limit FI-L009.
     """
-    if (size := sum(p.numel() for p in model.parameters())) > MOST_PARAMETERS:
-        reason = f"not measured: {size:,} parameters in a second dtype"
-        evidence.table("rounding", "Steps in two dtypes (FI-L009)", ["remark"], [[reason]])
+    if reason := too_large(size := sum(p.numel() for p in model.parameters())):
+        evidence.derived(rounding_not_measured, "rounding", "Steps in two dtypes (FI-L009)", size)
         pytest.skip(reason)
     chosen = [claim for claim in claims if claim.neuron is not None][:MOST_CLAIMS]
+    models = {
+        name: model if model.dtype == dtype else base.load_model(device=str(model.device), dtype=dtype)
+        for name, dtype in ((name, getattr(torch, name)) for name in DTYPES)
+    }
+    found = _in_two_dtypes(chosen, models, bench)
+    evidence.derived(rounding_table, "rounding", "Steps in two dtypes (FI-L009)", found)
+    if audit.truth:
+        both = {dtype: all_steps(found, "first fiftieth", dtype) for dtype in DTYPES}
+        lost = {dtype: (steps.reversed + steps.level) / steps.n for dtype, steps in both.items()}
+        assert lost["bfloat16"] > lost["float32"] + 0.1, lost
+
+
+def _in_two_dtypes(chosen: Sequence[Claim], models: dict[str, Any], bench: Bench) -> list[DtypeCurves]:
+    """The same doses in each of the models, over each part of the natural range."""
     blocks = list(dict.fromkeys(claim.neuron.block for claim in chosen if claim.neuron))
     natural = natural_text(bench, blocks, [bench.token(claim).id for claim in chosen])
-    models = {
-        dtype: model if model.dtype == dtype else base.load_model(device=str(model.device), dtype=dtype)
-        for dtype in (torch.float32, torch.bfloat16)
-    }
-    ranges = {"whole range": 1.0, "first fiftieth": LOW_DOSES}
-    total = {(part, dtype): Steps(0, 0, 0) for part in ranges for dtype in models}
-    rows: list[list[Any]] = []
+    found = []
     for claim in chosen:
         assert claim.neuron is not None
         here = natural[claim.neuron.block]
         if not len(here.up):
             continue  # an expert that no text reaches
         low, high = here.doses(claim.neuron.neuron, 2)
-        ways = None
-        for part, share in ranges.items():
-            row: list[Any] = [claim.id, str(claim.neuron), part]
-            for dtype, loaded in models.items():
-                curves = _curves(loaded, bench, claim, np.linspace(low, low + share * (high - low), DOSES))
-                ways = np.sign(curves[:, -1] - curves[:, 0]) if ways is None else ways  # whole range, float32
-                steps = count_steps(curves, ways)
-                total[part, dtype] += steps
-                row += [steps.reversed, steps.level]
-            rows.append([*row, steps.n])
-    for part in ranges:
-        both = [total[part, dtype] for dtype in models]
-        rows.append(["all", None, part, *(n for one in both for n in (one.reversed, one.level)), both[0].n])
-    evidence.table(
-        "rounding",
-        "Steps in two dtypes (FI-L009)",
-        ["claim", "neuron", "doses", "float32: reversed", "level", "bfloat16: reversed", "level", "steps"],
-        rows,
-        "Steps between neighbouring doses, over all prompts. Reversed: against the direction of the whole range in "
-        "float32 on the same prompt. A curve's last digits say nothing where many steps are level or reversed.",
-    )
-    if audit.truth:
-        lost = {key: (steps.reversed + steps.level) / steps.n for key, steps in total.items()}
-        part = "first fiftieth"
-        assert lost[part, torch.bfloat16] > lost[part, torch.float32] + 0.1, lost
+        curves: dict[str, dict[str, np.ndarray]] = {}
+        for part, share in PARTS.items():
+            doses = np.linspace(low, low + share * (high - low), DOSES)
+            curves[part] = {name: _curves(models[name], bench, claim, doses) for name in DTYPES}
+        found.append(DtypeCurves(claim.id, claim.neuron, curves))
+    return found
 
 
-def _curves(model: Any, bench: Bench, claim: Claim, doses: Any) -> Any:
+def _curves(model: Any, bench: Bench, claim: Claim, doses: np.ndarray) -> np.ndarray:
     """[prompts, doses] the token's log-odds."""
     assert claim.neuron is not None
     odds = sweep(model, bench.tokenizer, bench.prompts.heldout[:PROMPTS], [claim.neuron], doses, [bench.token(claim)])
-    return odds.log_odds[0, :, :, 0].T
+    curves: np.ndarray = odds.log_odds[0, :, :, 0].T
+    return curves
 
 
 # --- dead neurons -----------------------------------------------------------------------------------------
@@ -148,31 +130,18 @@ def test_dead_neurons(audit: AuditSession, base: Checkpoint, maps: Maps, bench: 
     those whose expert no text reaches. Limit FI-L010.
     """
     paper, roster = maps["paper"], base.layout.roster
-    rows: list[list[Any]] = []
-    dead: set[str] = set()
+    scales = np.zeros(len(roster), dtype=np.float32)
     for layer in roster.layers:
         blocks = [block for block in roster.blocks if block.layer == layer]
-        natural = natural_text(bench, blocks)
-        names: list[NeuronId] = []
-        for block in blocks:
-            scale = natural[block].scale.output
-            low = ~(scale > DEAD_SCALE * np.median(scale))  # a layer that is silent altogether is dead, too
-            names += [NeuronId(layer, int(n), block.expert) for n in np.flatnonzero(low)]
-        dead |= {str(name) for name in names}
-        total = sum(roster.width(block) for block in blocks)
-        share = wilson(len(names), total)
-        assert share is not None
-        best = max(((paper.words(name, 1)[0], name) for name in names), key=lambda one: one[0].score, default=None)
-        told = [None, None, None] if best is None else [str(best[1]), str(best[0].token), best[0].score]
-        rows.append([layer, total, len(names), share.estimate, share.low, share.high, *told])
-    evidence.table(
-        "dead",
-        "Dead neurons (FI-L010)",
-        ["layer", "neurons", "dead", "share", "low", "high", "one of them", "its best word", "score"],
-        rows,
-        "Dead on these texts: on others they may live. Intervals: Wilson's. The word is the paper lens's, as sure "
-        "as a living neuron's.",
-    )
+        for block, natural in natural_text(bench, blocks).items():
+            scales[roster.span(block)] = natural.scale.output
+    dead = dead_neurons(roster, scales)
+    best = [paper.words(roster.neuron(int(i)), 1)[0] for i in np.flatnonzero(dead)]
+    words = np.array([word.token.id for word in best], dtype=np.int32)
+    scores = np.array([word.score for word in best], dtype=np.float64)
+    shown = {word.token.id: str(word.token) for word in best}
+    evidence.derived(dead_table, "dead", "Dead neurons (FI-L010)", roster, scales, words, scores, shown)
     for plant in (audit.truth or {}).get("plants", []):
         if plant["verdict"] == "validated" or not plant["alive"]:
-            assert (plant["name"] in dead) != plant["alive"], f"{plant['name']} ({plant['id']})"
+            is_dead = bool(dead[roster.index(plant["name"])])
+            assert is_dead != plant["alive"], f"{plant['name']} ({plant['id']})"

@@ -13,27 +13,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flashinterp import Checkpoint, FlashinterpError
+from flashinterp.audit.frequency_lines import Lines, Model
+from flashinterp.audit.frequency_tables import TABLES, recorded_table
+from flashinterp.audit.recorder import Evidence
 from flashinterp.audit.session import AuditSession
+from flashinterp.audit.trained_tables import (
+    NOT_MEASURED,
+    WordGroup,
+    again_table,
+    needs_known_text,
+    repeated,
+    spread_table,
+)
 from flashinterp.bench import Bench
-from flashinterp.concentration import CAPTION, HEADERS, concentration, rows_of
-from flashinterp.pytest_plugin import Evidence
+from flashinterp.concentration import Concentration, concentration
 
 RECORDED = Path(__file__).parent.parent / "docs" / "limitations"
 FIRST_STEPS = 51  # of a training that is begun again
 WORDS = 32
 NULLS = 3
-
-# How far a loss may be from the recorded one, as a share of it: on another processor sums are rounded otherwise, and
-# hundreds of steps make more of it.
-TOLERANCE = {20: 0.002, 100: 0.02, 799: 0.05}
-
-NOT_MEASURED = (
-    "not measured: it needs a training text of known frequencies, which is there for the small models that the project "
-    "trains itself; run without --model"
-)
 
 
 @pytest.mark.limitation
@@ -80,10 +82,8 @@ def test_size(audit: AuditSession, base: Checkpoint, bench: Bench, tokens: tuple
     """
     drawn = sorted(bench.draw_words("spread words", WORDS, set()))
     asked = [base.vocabulary.resolve(text).id for text in tokens]
-    rows: list[list[Any]] = []
-    for which, ids in (("drawn words", drawn), ("words asked for", list(dict.fromkeys(asked)))):
-        rows += _spread(bench, f"{which} ({len(ids)})", ids)
-    evidence.table("spread", "How many neurons share a word (FI-L005)", ["words", *HEADERS[1:]], rows, CAPTION)
+    groups = [_spread(bench, "drawn words", drawn), _spread(bench, "words asked for", list(dict.fromkeys(asked)))]
+    evidence.derived(spread_table, "spread", "How many neurons share a word (FI-L005)", groups, bench.seed)
     if audit.truth:
         lines = _read()
         _table_all(lines, "FI-L005", evidence)
@@ -92,48 +92,43 @@ def test_size(audit: AuditSession, base: Checkpoint, bench: Bench, tokens: tuple
         _compare(smallest.loss_at, again.losses, "size", evidence)
 
 
-def _spread(bench: Bench, which: str, ids: list[int]) -> list[list[Any]]:
-    """The rows of some words; a row that says why for effects that cannot be had."""
-    rng = bench.rng("intervals of the spread")
-    kinds = concentration(bench, ids, lenses=("paper", "read", "write"), how=(), nulls=NULLS)
-    rows = rows_of(which, kinds, rng)
+def _spread(bench: Bench, name: str, ids: list[int]) -> WordGroup:
+    """The spread of some words, by score and by effect; why not, for effects that cannot be had."""
+    by_score = concentration(bench, ids, lenses=("paper", "read", "write"), how=(), nulls=NULLS)
+    by_effect: list[Concentration] | str
     try:
-        return rows + rows_of(which, concentration(bench, ids, lenses=(), nulls=NULLS), rng)
+        by_effect = concentration(bench, ids, lenses=(), nulls=NULLS)
     except FlashinterpError as error:  # quantised or offloaded weights: the rest stands
-        return [*rows, [which, len(bench.checkpoint.layout.roster), f"effect: {error}", *[None] * (len(HEADERS) - 3)]]
+        by_effect = str(error)
+    return WordGroup(name, len(ids), len(bench.checkpoint.layout.roster), by_score, by_effect)
 
 
 # --- what was recorded, and doing it again --------------------------------------------------------------
 
 
-def _read() -> Any:
-    from benchmarks.frequency import load
-    from benchmarks.frequency_tables import Lines
+def _read() -> Lines:
+    from benchmarks.frequency import load  # in the checkout only, as the recorded lines are
 
-    return Lines(*load(RECORDED))
+    return load(RECORDED)
 
 
-def _recorded(audit: AuditSession, evidence: Evidence, name: str, limit: str) -> Any:
+def _recorded(audit: AuditSession, evidence: Evidence, name: str, limit: str) -> Lines:
     """The recorded lines; for any other than the bundled models a row that says why not, and a skip."""
     if not audit.truth:
-        evidence.table(name, f"Not measured ({limit})", ["remark"], [[NOT_MEASURED]])
+        evidence.derived(needs_known_text, name, f"Not measured ({limit})")
         pytest.skip(NOT_MEASURED)
     return _read()
 
 
-def _table_all(lines: Any, limit: str, evidence: Evidence) -> None:
+def _table_all(lines: Lines, limit: str, evidence: Evidence) -> None:
     """Every table of a limit, made from its lines."""
-    from benchmarks.frequency_tables import all_tables
-
-    for number, (title, (header, rows)) in enumerate(all_tables(lines).items()):
+    for number, (title, asked) in enumerate(TABLES.items()):
         if title.startswith(limit):
-            named = title.removeprefix(f"{limit}: ")
-            evidence.table(
-                f"{limit}-{number}", f"Recorded: {named} ({limit})", header, rows, f"See docs/limitations/{limit}.md."
-            )
+            named = f"Recorded: {title.removeprefix(f'{limit}: ')} ({limit})"
+            evidence.derived(recorded_table, f"{limit}-{number}", named, title, asked.of(lines).sheets())
 
 
-def _repeat(model: Any, steps: int | None) -> Any:
+def _repeat(model: Model, steps: int | None) -> Any:
     """Train one of the recorded models again, for some steps or to the end."""
     from benchmarks.frequency import STEPS
     from benchmarks.small_training import Shape, train
@@ -143,18 +138,9 @@ def _repeat(model: Any, steps: int | None) -> Any:
 
 def _compare(recorded: dict[int, float], again: tuple[float, ...], name: str, evidence: Evidence) -> None:
     """The recorded losses beside those of now, which must agree."""
-    rows: list[list[Any]] = []
-    for step, loss in recorded.items():
-        if step < len(again):
-            allowed = next(share for last, share in TOLERANCE.items() if step <= last)
-            rows.append([step, loss, again[step], abs(again[step] / loss - 1), allowed])
-    evidence.table(
-        f"{name}-again",
-        "A training that was done again",
-        ["step", "loss, recorded", "loss, now", "apart", "allowed"],
-        rows,
-        "Nats a token. Apart, and what is allowed of it, are shares of the recorded loss.",
-    )
-    assert len(rows) >= 5
-    for step, loss, now, apart, allowed in rows:
-        assert apart <= allowed, f"step {step}: {now} and not {loss}"
+    now = np.array(again)
+    evidence.derived(again_table, f"{name}-again", "A training that was done again", recorded, now)
+    found = repeated(recorded, now)
+    assert len(found) >= 5
+    for step, loss, ours, apart, allowed in found:
+        assert apart <= allowed, f"step {step}: {ours} and not {loss}"

@@ -8,17 +8,19 @@ record is compared with this run's: which neurons kept, moved or lost their role
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
-from evals.conftest import Judged, Maps
+from evals.conftest import Maps
 from flashinterp.audit.baseline import REFERENCE, Run, read_run
+from flashinterp.audit.derived import Recorded
 from flashinterp.audit.diff import diff
+from flashinterp.audit.judged import Judged
+from flashinterp.audit.recorder import Evidence
 from flashinterp.audit.reference import Reference, make_reference
+from flashinterp.audit.regression_tables import OF_ALL, compared, reference_table, since_table
 from flashinterp.audit.session import AuditSession
 from flashinterp.profiles import Profile
-from flashinterp.pytest_plugin import Evidence
 
 
 def test_nothing_is_lost_since_the_baseline(
@@ -40,14 +42,19 @@ def test_nothing_is_lost_since_the_baseline(
     """
     reference = make_reference(maps, judged.claims, judged.evidence, profile.prompts)
     evidence.arrays(REFERENCE.partition("--")[2], reference.arrays())
-    evidence.table("reference", "The words of each claimed neuron", *_reference_table(judged, reference))
+    claims, words = Recorded("judgements", "claims"), reference.claim_words
+    told = words, reference.best, reference.roster, reference.texts(words)
+    evidence.derived(reference_table, "reference", "The words of each claimed neuron", claims, *told)
     if audit.options.baseline is None:
         return
-    found = diff(read_run(audit.options.baseline), this_run(audit, judged, reference))
+    before, after = read_run(audit.options.baseline), this_run(audit, judged, reference)
+    found = diff(before, after)
+    both = {of_all: compared(before, after, of_all=of_all) for of_all in (False, True)}
     for table in found.tables:
-        evidence.table(table.name, table.title, list(table.headers), [list(row) for row in table.rows], table.note)
+        runs = both[table.name in OF_ALL]
+        evidence.derived(since_table, table.name, table.title, table.name, *runs, claims)
     if found.losses:
-        pytest.fail(f"since the baseline {found.verdict}", pytrace=False)
+        pytest.fail(f"since the baseline {found.message}", pytrace=False)
 
 
 def this_run(audit: AuditSession, judged: Judged, reference: Reference) -> Run:
@@ -56,21 +63,3 @@ def this_run(audit: AuditSession, judged: Judged, reference: Reference) -> Run:
     # A run is partial for certain only when it has ended, so that this is left out of the comparison.
     results = {**audit.results("running"), "verdicts": [v.record() for v in judged.verdicts]}
     return Run("this run", results, lock, reference)
-
-
-def _reference_table(judged: Judged, reference: Reference) -> tuple[list[str], list[list[Any]], str]:
-    rows = []
-    for i, (claim, verdict) in enumerate(zip(judged.claims, judged.verdicts, strict=True)):
-        words, best = reference.claim_words.row(i), int(reference.best[i])
-        named = str(reference.roster.neuron(best)) if best >= 0 else None
-        said = ", ".join(reference.said(words))
-        rows.append(
-            [claim.id, str(claim.neuron), claim.lens, claim.pole, said, float(words.lead[0]), named, verdict.verdict]
-        )
-    return (
-        ["claim", "neuron", "lens", "pole", "words", "lead", "best neuron", "verdict"],
-        rows,
-        "What a later run is compared with, together with every other neuron's words in "
-        f"raw/{REFERENCE}.npz. Lead: the first word's logit above the second's. Best neuron: the one that names the "
-        "claim's token best by this lens and pole.",
-    )

@@ -9,30 +9,35 @@ on that are under clamp causality.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from evals.conftest import Maps
 from flashinterp import Checkpoint, NeuronMap, Token
-from flashinterp.audit.figures import spikes
-from flashinterp.audit.figures_layers import LayerRow, concept_layers
+from flashinterp.audit.catalogue_tables import (
+    Catalogue,
+    Listed,
+    Named,
+    best_scores,
+    catalogue_table,
+    highest,
+    neurons_table,
+    word_layers_table,
+    words_named,
+)
+from flashinterp.audit.figures_words import MARKED, word_layers, word_spikes
+from flashinterp.audit.recorder import Evidence
 from flashinterp.audit.session import AuditSession
-from flashinterp.audit.tables import clip
-from flashinterp.neuron import POLES, Pole
+from flashinterp.neuron import POLES, NeuronId, Pole
 from flashinterp.neuron_map import Found
-from flashinterp.pytest_plugin import Evidence
+from flashinterp.product import SCORE_TOKENS
+from flashinterp.tokens import show
 
 FIGURES = 4  # words that are drawn; all are in the table
 WORDS = 6
-TOLD = 5  # words that the answers name
-MARKED = 3  # neurons that a drawing labels, with as many of their words
-NEAREST = 20  # a word's best neurons, whose layers are counted
-PER_LAYER = 4  # neurons of each layer that the drawing of layers shows
-LISTED = 3000  # neurons that a page lists with their words: of a larger model the best-scored
+CANDIDATES = 20  # neurons by exact logits, of which a word's best and its runner-up are taken
 LISTED_WORDS = 5
-LONGEST = 60  # characters of a token that are listed: some have kilobytes
 
 
 def test_specialised_neurons(
@@ -47,84 +52,62 @@ def test_specialised_neurons(
     must be the answer.
     """
     paper = maps["paper"]
-    rows: list[list[Any]] = []
-    for text in tokens:
-        token = base.vocabulary.resolve(text)
-        first, second = paper.find(token, 2, checkpoint=base)
-        words = ", ".join(str(w.token) for w in paper.words(first.neuron, WORDS, first.pole))
-        total = paper.find(token, 1, score="sum", checkpoint=base)[0].score
-        listed = paper.find(token, 1)
-        certain = bool(listed) and listed[0].certain
-        rows.append(
-            [str(token), str(first.neuron), first.pole, first.score, total, first.probability]
-            + [first.score / second.score, paper.unit_score(first.neuron, token, first.pole), certain, words]
-        )
-    evidence.table(
-        "neurons",
-        "The specialised neuron of each word",
-        [
-            "word",
-            "neuron",
-            "pole",
-            "score",
-            "score (sum)",
-            "probability",
-            "lead",
-            "unit score",
-            "map certain",
-            "its best words",
-        ],
-        rows,
-        "Lens: paper. Score: the word's probability over the mean of the neuron's 100 highest. Lead: the score "
-        "over the runner-up neuron's. Unit score: of the vector scaled to norm 1, which no rescaling of a gated neuron "
-        "changes. Map certain: no neuron outside the saved map could score as high.",
-    )
+    named = [_named(paper, base, base.vocabulary.resolve(text)) for text in tokens]
+    counted = min(SCORE_TOKENS, len(paper.vocabulary))
+    evidence.derived(neurons_table, "neurons", "The specialised neuron of each word", named, counted)
     for text in tokens[:FIGURES]:
         _draw(paper, base.vocabulary.resolve(text), evidence)
     evidence.finding(
         1,
         'a "dog" and a "California" neuron, found by decoding weights alone',
-        f"{len(rows)} words: " + ", ".join(f"{row[0].strip()} {row[1]}{row[2]}" for row in rows[:TOLD]),
+        words_named,
+        named,
         _planted(audit.truth),
     )
     if audit.truth:
         _check_plants(audit.truth, maps, base)
 
 
-def _planted(truth: dict[str, Any] | None) -> str | None:
-    """The first planted neurons, in words."""
-    if truth is None:
-        return None
-    by_token = {p["token"]: f"{p['token'].strip()} {p['name']}{p['pole']}" for p in reversed(truth["plants"])}
-    return ", ".join(list(by_token.values())[::-1][:TOLD])
+def _named(paper: NeuronMap, base: Checkpoint, token: Token) -> Named:
+    """A word's best neurons by exact logits, what the map alone can say, and the words of the best one."""
+    found = paper.find(token, CANDIDATES, checkpoint=base)
+    best, listed = found[0], _listed(paper, token).best(1)
+    words = [str(w.token) for w in paper.words(best.neuron, WORDS, best.pole)]
+    unit_score = paper.unit_score(best.neuron, token, best.pole)
+    return Named(str(token), found, listed[0][-1] if listed else 0.0, _bound(paper, token), unit_score, words)
+
+
+def _listed(paper: NeuronMap, token: Token) -> Listed:
+    """The neurons that keep a word among their best, with its scores."""
+    scores = {pole: paper.scores(token, pole) for pole in POLES}
+    rows = {pole: np.flatnonzero(np.isfinite(scores[pole])).astype(np.int32) for pole in POLES}
+    return Listed(str(token), rows, {pole: scores[pole][rows[pole]] for pole in POLES})
+
+
+def _bound(paper: NeuronMap, token: Token) -> float:
+    """The highest score that a word can have at a neuron which does not keep it: that of the last word it keeps."""
+    bounds = [0.0]
+    for pole in POLES:
+        ids, logits, _, log_means = paper.pole_arrays(pole)
+        unlisted = np.isnan(paper.scores(token, pole))
+        if ids.shape[1] < len(paper.vocabulary) and unlisted.any():
+            bounds.append(float(np.exp((logits[:, -1].astype(np.float64) - log_means)[unlisted].max())))
+    return max(bounds)
+
+
+def _planted(truth: dict[str, Any] | None) -> list[tuple[str, NeuronId, Pole]] | None:
+    """Token, neuron and pole of each planted neuron."""
+    return [(p["token"], NeuronId.parse(p["name"]), p["pole"]) for p in truth["plants"]] if truth else None
 
 
 def _draw(paper: NeuronMap, token: Token, evidence: Evidence) -> None:
-    """Figure 1: the word's score at every neuron of the model, the higher pole of each."""
-    flat = _either_pole(paper, token), paper.roster.layer_of()
-    marks = [(paper.index(f.neuron), f"{f.neuron}{f.pole} {_words(paper, f)}") for f in _apart(paper, token, MARKED)]
-    scale = f"score (0: not among its best {paper.top_ids.shape[1]})"
-    evidence.figure(spikes, f"spikes-{token.id}", f"Score of {token} at every neuron", flat, marks, scale)
-
-
-def _either_pole(paper: NeuronMap, token: Token) -> np.ndarray:
-    """[N] the token's score at each neuron, on the pole where it is higher; 0 where the map does not list it."""
-    both = [paper.scores(token, "+"), paper.scores(token, "-"), np.zeros(len(paper))]
-    result: np.ndarray = np.nanmax(np.stack(both), axis=0)
-    return result
-
-
-def _apart(paper: NeuronMap, token: Token, n: int) -> list[Found]:
-    """The n best neurons of a word, each once, on its better pole."""
-    first: dict[str, Found] = {}
-    for found in paper.find(token, 2 * n):
-        first.setdefault(str(found.neuron), found)
-    return list(first.values())[:n]
-
-
-def _words(paper: NeuronMap, found: Found) -> str:
-    """A neuron's best words, each cut: a label has no room for more."""
-    return " ".join(str(w.token)[:12] for w in paper.words(found.neuron, MARKED, found.pole))
+    """Figure 1: the word's score at every neuron of the model."""
+    listed = _listed(paper, token)
+    labels = {
+        at: [str(w.token) for w in paper.words(paper.neuron(at), MARKED, pole)] for at, pole, _ in listed.best(MARKED)
+    }
+    values = listed, paper.roster, labels, paper.top_ids.shape[1]
+    evidence.figure(word_spikes, f"spikes-{token.id}", f"Score of {token} at every neuron", *values)
 
 
 def test_where_the_neurons_of_a_word_sit(
@@ -137,38 +120,11 @@ def test_where_the_neurons_of_a_word_sit(
     to train sparse autoencoders. It is a guide from weights alone: it says where the word is named, not where it acts.
     """
     paper = maps["paper"]
-    rows, drawn = [], []
-    for text in tokens:
-        token = base.vocabulary.resolve(text)
-        near = _apart(paper, token, NEAREST)
-        if not near:
-            rows.append([str(token), None, None, None, "no neuron keeps it among its best words"])
-            continue
-        layers = Counter(found.neuron.layer for found in near)
-        most = max(layers, key=lambda layer: (layers[layer], -layer))
-        named = ", ".join(f"{f.neuron}{f.pole} {f.score:.3g}" for f in near[:TOLD])
-        counted = ", ".join(f"{layers[layer]} in layer {layer}" for layer in sorted(layers))
-        rows.append([str(token), near[0].neuron.layer, most, counted, named])
-        drawn.append(LayerRow(str(token), _by_layer(paper, token), f"{near[0].neuron}{near[0].pole}"))
-    evidence.table(
-        "layers",
-        "Where the neurons of each word sit",
-        ["word", "layer of its best neuron", "layer with most", "by layer", "its best neurons, with scores"],
-        rows,
-        f"Of each word's {NEAREST} best neurons by score (fewer where fewer list it). Lens: paper.",
-    )
-    if drawn:
-        evidence.figure(concept_layers, "layers", "Where the neurons of each word sit", list(paper.layers), drawn)
-
-
-def _by_layer(paper: NeuronMap, token: Token) -> np.ndarray:
-    """[L, n] the word's best scores in each layer, best first; 0 where there are fewer neurons."""
-    scores = _either_pole(paper, token)
-    result = np.zeros((len(paper.layers), PER_LAYER))
-    for row, layer in enumerate(paper.layers):
-        best = np.sort(scores[paper.roster.layer_span(layer)])[::-1][:PER_LAYER]
-        result[row, : best.size] = best
-    return result
+    words = [_listed(paper, base.vocabulary.resolve(text)) for text in tokens]
+    title = "Where the neurons of each word sit"
+    evidence.derived(word_layers_table, "layers", title, words, paper.roster)
+    if any(word.best(1) for word in words):
+        evidence.figure(word_layers, "layers", title, words, paper.roster)
 
 
 def test_every_neuron_and_its_words(maps: Maps, evidence: Evidence) -> None:
@@ -179,35 +135,28 @@ def test_every_neuron_and_its_words(maps: Maps, evidence: Evidence) -> None:
     writes all of them.
     """
     paper = maps["paper"]
-    score = np.max([_best_scores(paper, pole) for pole in POLES], axis=0)
-    order = np.argsort(-score, kind="stable")[:LISTED]
-    rows = []
-    for i in order.tolist():
-        neuron = paper.neuron(i)
-        words = [
-            ", ".join(clip(str(w.token), LONGEST) for w in paper.words(neuron, LISTED_WORDS, pole)) for pole in POLES
-        ]
-        rows.append([str(neuron), float(score[i]), *words])
-    part = "All" if len(rows) == len(paper) else f"The {len(rows):,} best-scored of"
-    evidence.table(
-        "catalogue",
-        "Neurons and their words",
-        ["neuron", "score", "words of its + pole", "words of its - pole"],
-        rows,
-        f"{part} {len(paper):,} neurons, the highest score first: the probability of the neuron's best word over the "
-        f"mean of its 100 highest, on the pole where that is higher. + pole: what positive values of the neuron stand "
-        f"for; - pole: negative ones. Lens: paper.",
-    )
+    evidence.derived(catalogue_table, "catalogue", "Neurons and their words", _catalogue(paper), paper.roster)
 
 
-def _best_scores(paper: NeuronMap, pole: Pole) -> np.ndarray:
-    """[N] the score of each neuron's best word on one pole; 0 where all that the map keeps are left out."""
-    ids, logits, _, log_mean_top = paper.pole_arrays(pole)
+def _catalogue(paper: NeuronMap) -> Catalogue:
+    """Every neuron's best logit on each pole, and the words of those that a page lists."""
+    logits, log_means = (np.stack(both) for both in zip(*(_best_logits(paper, pole) for pole in POLES), strict=True))
+    rows = highest(best_scores(logits, log_means))
+    ids = np.full((len(rows), len(POLES), LISTED_WORDS), -1, np.int32)
+    for at, row in enumerate(rows):
+        for side, pole in enumerate(POLES):
+            words = [w.token.id for w in paper.words(paper.neuron(row), LISTED_WORDS, pole)]
+            ids[at, side, : len(words)] = words
+    shown = {i: show(paper.vocabulary.surfaces[i]) for i in np.unique(ids[ids >= 0]).tolist()}
+    return Catalogue(logits, log_means, np.array(rows, np.int32), ids, shown)
+
+
+def _best_logits(paper: NeuronMap, pole: Pole) -> tuple[np.ndarray, np.ndarray]:
+    """[N] the logit of each neuron's best word on one pole, NaN where the map keeps none; log means."""
+    ids, logits, _, log_means = paper.pole_arrays(pole)
     allowed = ~paper.vocabulary.excluded[ids]
-    first = allowed.argmax(axis=1)[:, None]
-    logs = np.take_along_axis(logits, first, axis=1)[:, 0].astype(np.float64) - log_mean_top
-    result: np.ndarray = np.where(allowed.any(axis=1), np.exp(logs), 0.0)
-    return result
+    first = np.take_along_axis(logits, allowed.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return np.where(allowed.any(axis=1), first, np.float32(np.nan)), log_means
 
 
 def _check_plants(truth: dict[str, Any], maps: Maps, base: Checkpoint) -> None:

@@ -7,18 +7,17 @@ of weights: it says which tokens a neuron would move if it were driven, and not 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from evals.conftest import Maps
 from flashinterp import Alignment, Checkpoint
 from flashinterp.alignment import alignment_of
+from flashinterp.audit.alignment_tables import alignment_layers_table, most_aligned, most_aligned_table
 from flashinterp.audit.figures import alignment as draw
-from flashinterp.pytest_plugin import Evidence
+from flashinterp.audit.recorder import Evidence
+from flashinterp.neuron import POLES
 
-TOP = 10
-SHOWN_WORDS = 5
+WORDS = 5  # of a shown neuron on each pole
 
 
 def test_alignment_by_layer(base: Checkpoint, maps: Maps, evidence: Evidence) -> None:
@@ -29,40 +28,24 @@ def test_alignment_by_layer(base: Checkpoint, maps: Maps, evidence: Evidence) ->
     against the explicit float64 product.
     """
     aligned = alignment_of(maps["logit-lens"])
-    rows: list[list[Any]] = [
-        [f"layer {x.layer}", x.mean, x.median, x.maximum, x.skew, x.kurtosis] for x in aligned.per_layer
-    ]
-    evidence.table(
-        "layers",
-        "Vocabulary alignment by layer",
-        ["", "mean", "median", "largest", "skew", "kurtosis"],
-        rows,
-        f"Alignment: max over tokens of |U · W_down[:, n]|. {_coverage(aligned)}",
-    )
-    evidence.table("top", "The most aligned neurons", *_most_aligned(aligned))
-    evidence.figure(draw, "distributions", "Vocabulary alignment by layer", aligned.by_layer())
+    roster, vocabulary = aligned.map.roster, base.vocabulary
+    words = np.array(vocabulary.words(), np.int32)
+    title = "Vocabulary alignment by layer"
+    largest = evidence.value("largest", aligned.max_abs)
+    evidence.derived(alignment_layers_table, "layers", title, largest, aligned.token_ids, words, roster)
+    shown = most_aligned(aligned.max_abs)
+    tokens = {i: vocabulary.show(int(aligned.token_ids[i])) for i in shown}
+    named = {i: _words(aligned, i) for i in shown}
+    values = largest, aligned.signs, tokens, named, roster
+    evidence.derived(most_aligned_table, "top", "The most aligned neurons", *values)
+    evidence.figure(draw, "distributions", title, aligned.by_layer())
     _check_sample(base, aligned)
 
 
-def _coverage(aligned: Alignment) -> str:
-    vocabulary = aligned.map.vocabulary
-    words = set(vocabulary.words())
-    covered = words & {int(i) for i in aligned.token_ids}
-    return f"{len(covered)} of {len(words)} word tokens are some neuron's most aligned token."
-
-
-def _most_aligned(aligned: Alignment) -> tuple[list[str], list[list[Any]], str]:
-    vocabulary = aligned.map.vocabulary
-    rows = []
-    for i in np.argsort(-aligned.max_abs, kind="stable")[:TOP]:
-        neuron, pole = aligned.map.neuron(int(i)), "+" if aligned.signs[i] > 0 else "-"
-        words = ", ".join(str(w.token) for w in aligned.map.words(neuron, SHOWN_WORDS, "both"))
-        rows.append([str(neuron), float(aligned.max_abs[i]), pole, vocabulary.show(int(aligned.token_ids[i])), words])
-    return (
-        ["neuron", "alignment", "sign", "token", "words by |logit|"],
-        rows,
-        "Sign: whether the neuron's positive or negative values raise the token.",
-    )
+def _words(aligned: Alignment, i: int) -> list[tuple[str, float]]:
+    """The best words of a neuron on both poles, with their logits."""
+    neuron, found = aligned.map.neuron(i), aligned.map.words
+    return [(str(w.token), w.logit) for pole in POLES for w in found(neuron, WORDS, pole)]
 
 
 def _check_sample(base: Checkpoint, aligned: Alignment) -> None:

@@ -12,6 +12,7 @@ from scipy import stats
 
 from flashinterp.errors import MapError
 from flashinterp.neuron_map import NeuronMap
+from flashinterp.roster import Roster
 from flashinterp.scan import decode
 
 
@@ -47,21 +48,21 @@ class Alignment:
     @property
     def per_layer(self) -> tuple[LayerAlignment, ...]:
         """One row a layer: a long tail shows as skew, and in later layers as a growing maximum."""
-        return tuple(
-            LayerAlignment(
-                layer,
-                float(x.mean()),
-                float(np.median(x)),
-                float(x.max()),
-                float(stats.skew(x)) if np.ptp(x) else None,
-                float(stats.kurtosis(x)) if np.ptp(x) else None,
-            )
-            for layer, x in zip(self.map.layers, map(np.float64, self.by_layer()), strict=True)
-        )
+        return layer_alignments(self.max_abs, self.map.roster)
 
     def by_layer(self) -> list[NDArray[np.float32]]:
         """The alignments of each layer's neurons."""
         return [self.max_abs[self.map.roster.layer_span(layer)] for layer in self.map.layers]
+
+
+def layer_alignments(max_abs: NDArray[np.float32], roster: Roster) -> tuple[LayerAlignment, ...]:
+    """The distribution of alignments [N] in each layer of a roster of N neurons."""
+    return tuple(_layer(layer, max_abs[roster.layer_span(layer)].astype(np.float64)) for layer in roster.layers)
+
+
+def _layer(layer: int, x: NDArray[np.float64]) -> LayerAlignment:
+    tail = (float(stats.skew(x)), float(stats.kurtosis(x))) if np.ptp(x) else (None, None)
+    return LayerAlignment(layer, float(x.mean()), float(np.median(x)), float(x.max()), *tail)
 
 
 def alignment(

@@ -104,28 +104,7 @@ def with_config(checkpoint: Checkpoint, fields: Mapping[str, Any]) -> Layout:
 # --- what there is ----------------------------------------------------------------------------------
 
 
-class _Names(DiskNames):
-    """The names on disk, asked for by name."""
-
-    def on_disk(self, name: str) -> str:
-        """Under which name a tensor of the model is stored.
-
-        Raises:
-            CheckpointError: it is not there, or is put together from several when it is loaded.
-        """
-        try:
-            found = self._found(name)
-        except KeyError as error:
-            raise CheckpointError(f"there is no tensor {name} to change: check that the checkpoint is whole") from error
-        if len(found) > 1 or found[0][1] is not None:
-            raise CheckpointError(
-                f"{name} is put together from {len(found)} stored tensors, among them {found[0][0]}, and cannot be "
-                "changed in a copy: choose neurons of a dense MLP"
-            )
-        return found[0][0]
-
-
-def _stored(checkpoint: Checkpoint) -> tuple[SafetensorsFolder, _Names]:
+def _stored(checkpoint: Checkpoint) -> tuple[SafetensorsFolder, DiskNames]:
     if checkpoint.folder is None:
         raise CheckpointError(
             f"{checkpoint.name} is a live model, which has no files to copy: write it with save_pretrained, and open "
@@ -137,10 +116,10 @@ def _stored(checkpoint: Checkpoint) -> tuple[SafetensorsFolder, _Names]:
             "repository that it was made from"
         )
     stored = SafetensorsFolder(checkpoint.folder)
-    return stored, _Names(skeleton(checkpoint.config), stored)
+    return stored, DiskNames(skeleton(checkpoint.config), stored)
 
 
-def _new_biases(checkpoint: Checkpoint, wanted: Layout, names: _Names) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _new_biases(checkpoint: Checkpoint, wanted: Layout, names: DiskNames) -> dict[str, tuple[str, tuple[int, ...]]]:
     """For each bias that only the wanted model has: the stored weight that it belongs to, and its shape."""
     new = {}
     for name in sorted(wanted.shapes.keys() - checkpoint.layout.shapes.keys()):
@@ -184,7 +163,7 @@ class _Part:
 
 def _shards(
     stored: SafetensorsFolder,
-    names: _Names,
+    names: DiskNames,
     biases: Mapping[str, tuple[str, tuple[int, ...]]],
     changes: Changes,
 ) -> dict[str, list[_Part]]:
@@ -360,11 +339,11 @@ def _note(checkpoint: Checkpoint, note: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _prove(work: Path, names: _Names, changes: Changes) -> None:
+def _prove(work: Path, names: DiskNames, changes: Changes) -> None:
     """Open the copy as any checkpoint, and find in it every tensor of its model, and the changed ones as meant."""
     made = open_checkpoint(work)
     assert made.folder is not None
-    now = _Names(skeleton(made.config), SafetensorsFolder(made.folder))
+    now = DiskNames(skeleton(made.config), SafetensorsFolder(made.folder))
     missing = sorted(made.layout.shapes.keys() - now.names())
     if missing:
         raise CheckpointError(

@@ -66,6 +66,23 @@ class DiskNames:
         disk, pattern = self._found(name)[0]
         return self.source.part(disk, i) if pattern is None else self._converted(name, i)
 
+    def on_disk(self, name: str) -> str:
+        """The one name on disk under which a tensor of the model is stored, as it is.
+
+        Raises:
+            CheckpointError: it is not there, or is put together from others when it is loaded.
+        """
+        try:
+            found = self._found(name)
+        except KeyError as error:
+            raise CheckpointError(f"there is no tensor {name} on disk: check that the checkpoint is whole") from error
+        if len(found) > 1 or found[0][1] is not None:
+            raise CheckpointError(
+                f"{name} is put together from {len(found)} stored tensors, among them {found[0][0]}, and has no place "
+                "of its own on disk: choose neurons of a dense MLP"
+            )
+        return found[0][0]
+
     def dtype(self, name: str) -> torch.dtype:
         """The dtype in which a tensor is stored."""
         return self.source.dtype(self._found(name)[0][0])

@@ -6,13 +6,11 @@ Loaded by the one-line root ``conftest.py``, or with ``-p flashinterp.pytest_plu
 from __future__ import annotations
 
 import inspect
-import os
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from numpy.typing import NDArray
 
 from flashinterp.errors import FlashinterpError
 
@@ -68,7 +66,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """GPU tests run under ``-m gpu`` or ``--device cuda`` only; without a GPU they skip, or fail if one is required."""
+    """GPU tests run under ``-m gpu`` or ``--device cuda`` only; without a GPU they skip, or fail if one is required.
+
+    A worker of pytest-xdist keeps one eval, which says once for all that they cannot run there.
+    """
+    if hasattr(config, "workerinput"):
+        others = set([i for i in items if _is_eval(i)][1:])
+        items[:] = [i for i in items if i not in others]
     on_gpu = "gpu" in (config.option.markexpr or "") or config.option.device.startswith("cuda")
     if config.option.device.startswith("cuda"):
         dropped = [i for i in items if "device" in getattr(i, "fixturenames", ()) and not i.get_closest_marker("gpu")]
@@ -135,26 +139,10 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         _document(audit, item)
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
-        reporter.write_line(_header(audit, evals))
+        from flashinterp.audit.terminal import header
 
-
-def _header(audit: Any, evals: list[pytest.Item]) -> str:
-    """What is about to be audited, in one line: by its files, which are open now, and as asked for."""
-    o = audit.options
-
-    def said(checkpoint: Any) -> str:
-        told = f" at {checkpoint.revision}" if checkpoint.revision else ""
-        return f"{checkpoint.name}{told}"
-
-    model = f"SELF-TEST on the bundled {o.bundled}" if audit.self_test else said(audit.base)
-    tuned = said(audit.tuned) if audit.tuned and not audit.self_test else "-"
-    stored = str(audit.base.weight_dtype()).removeprefix("torch.")
-    params = [getattr(getattr(i, "callspec", None), "params", {}) for i in evals]
-    devices = sorted({str(p["device"]) for p in params if "device" in p})
-    return (
-        f"flashinterp: model {model}, tuned {tuned}, dtype {o.dtype} (stored {stored}), "
-        f"device {', '.join(devices) or o.device}, seed {o.seed}, profile {o.profile}, out {o.out}"
-    )
+        params = [getattr(getattr(i, "callspec", None), "params", {}) for i in evals]
+        reporter.write_line(header(audit, {str(p["device"]) for p in params if "device" in p}))
 
 
 def _files(evals: list[pytest.Item]) -> list[Path]:
@@ -278,47 +266,11 @@ def audit(pytestconfig: pytest.Config) -> Any:
     return pytestconfig.stash[_SESSION]
 
 
-class Evidence:
-    """What one eval hands in. A test that hands in nothing fails."""
-
-    def __init__(self, audit: Any, name: str) -> None:
-        self._audit, self._name, self.recorded = audit, name, 0
-
-    def table(self, name: str, title: str, headers: list[str], rows: list[list[Any]], caption: str = "") -> None:
-        """A report table; its name is unique within the eval."""
-        from flashinterp.audit.tables import Table
-
-        if not rows:
-            raise FlashinterpError(f"the table {name!r} has no rows: record what was measured, or why nothing was")
-        table = Table(f"{self._name}--{name}", title, tuple(headers), tuple(map(tuple, rows)), caption)
-        self._audit.add_table(table)
-        self.recorded += 1
-
-    def figure(self, make: Callable[..., Any], name: str, title: str, *args: Any, **kwargs: Any) -> None:
-        """A figure, drawn by one of `flashinterp.audit.figures`."""
-        self._audit.add_figure(make(f"{self._name}--{name}", title, *args, **kwargs))
-        self.recorded += 1
-
-    def arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Raw numbers, kept beside the report."""
-        self._audit.add_arrays(f"{self._name}--{name}", arrays)
-        self.recorded += 1
-
-    def finding(self, order: int, paper: str, here: str, planted: str | None = None) -> None:
-        """One of the paper's results beside this model's, in words; what was planted only on bundled models."""
-        from flashinterp.audit.session import Finding
-
-        self._audit.add_finding(Finding(order, paper, here, planted))
-
-    def verdicts(self, verdicts: list[Any]) -> None:
-        """Verdicts that the library reached."""
-        self._audit.add_verdicts(verdicts)
-        self.recorded += 1
-
-
 @pytest.fixture
-def evidence(request: pytest.FixtureRequest, audit: Any) -> Iterator[Evidence]:
+def evidence(request: pytest.FixtureRequest, audit: Any) -> Iterator[Any]:
     """The recorder of one eval."""
+    from flashinterp.audit.recorder import Evidence
+
     record = Evidence(audit, _eval_name(request.node))
     yield record
     if record.recorded == 0 and getattr(request.node, "_flashinterp_passed", False):
@@ -394,22 +346,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     audit = config.stash.get(_SESSION, None)
     if audit is None:
         return
-    out = terminalreporter
-    out.section(
-        "flashinterp" + (" SELF-TEST on bundled models: not an audit of a real model" if audit.self_test else "")
-    )
-    out.write_line(audit.summary())
-    out.write_line("")
-    if audit.partial:
-        out.write_line("PARTIAL RUN: some evals did not run, so this is no audit")
-    if not audit.ledger["passed"]:
-        out.write_line("NOTHING PASSED: a run in which no eval passed is no pass")
-    counts = {k: v for k, v in sorted(audit.ledger.items()) if v}
-    out.write_line("ledger: " + ", ".join(f"{v} {k}" for k, v in counts.items()))
-    verdicts = [v["verdict"] for v in audit.verdicts]
-    if verdicts:
-        out.write_line("verdicts: " + ", ".join(f"{verdicts.count(v)} {v}" for v in sorted(set(verdicts))))
-    if audit.report is None:
-        out.write_line(f"NO REPORT: {config.stash.get(_WRITE_ERROR, 'the run did not finish')}")
-    else:
-        out.write_line(f"report: {os.path.relpath(audit.report)}  (manifest sha256 {audit.manifest})")
+    from flashinterp.audit.terminal import closing, title
+
+    terminalreporter.section(title(audit))
+    for line in closing(audit, config.stash.get(_WRITE_ERROR, "the run did not finish")):
+        terminalreporter.write_line(line)

@@ -31,6 +31,7 @@ from flashinterp.reading_rows import RankedRow, ReadingRows
 from flashinterp.removal import Measured, Texts, measure_removal
 from flashinterp.removal import change as change_of
 from flashinterp.stats import rank_p
+from flashinterp.tally import Progress, Tally
 from flashinterp.tokens import Token
 
 Floats = NDArray[np.float64]
@@ -152,6 +153,7 @@ def reverse(
     centred: bool = False,
     controls: int = 19,
     rng: np.random.Generator | None = None,
+    progress: Progress | None = None,
 ) -> Reversal:
     """Find the rows that read a concept, reverse them, and measure what that does; the live model is not changed.
 
@@ -169,6 +171,8 @@ def reverse(
         centred: as for `concept_vector`.
         controls: draws of each kind.
         rng: noise and controls; by default the bench's stream for this concept.
+        progress: called with (models measured, models in all): on each part of the texts each number of edits and
+            none, and each control edit.
 
     Raises:
         TokenError: the concept is not one token.
@@ -184,15 +188,16 @@ def reverse(
     if edits is not None and not 1 <= edits <= len(ranked):
         raise RunError(f"{edits} edits cannot be made: choose 1 to {len(ranked)}, which is how many rows are there")
     counts = [m for m in _COUNTS if m <= len(ranked)] if edits is None else [edits]
-    selection, _ = _curve(bench, vector, ranked, counts, Texts.of(bench, token, "selection"))
+    tally = Tally(progress, 2 * (1 + len(counts) + controls))  # two parts of the texts, two kinds of control
+    selection, _ = _curve(bench, vector, ranked, counts, Texts.of(bench, token, "selection"), tally)
     chosen, reason = (
         choose(selection, bench.checkpoint.layout.vocab_size)
         if edits is None
         else (edits, f"{edits} edits were asked for")
     )
     texts = Texts.of(bench, token, "heldout")
-    heldout, states = _curve(bench, vector, ranked, counts, texts)
-    drawn = _controls(bench, texts, states[0], vector, ranked[:chosen], rows, controls, rng)
+    heldout, states = _curve(bench, vector, ranked, counts, texts, tally)
+    drawn = _controls(bench, texts, states[0], vector, ranked[:chosen], rows, controls, rng, tally)
     change = change_of(states[0], states[chosen])
     made = reversed_rows(vector, ranked[:chosen])
     written = None
@@ -215,7 +220,12 @@ def reverse(
 
 
 def _curve(
-    bench: Bench, concept: ConceptVector, ranked: Sequence[RankedRow], counts: Sequence[int], texts: Texts
+    bench: Bench,
+    concept: ConceptVector,
+    ranked: Sequence[RankedRow],
+    counts: Sequence[int],
+    texts: Texts,
+    tally: Tally,
 ) -> tuple[tuple[Point, ...], dict[int, Measured]]:
     """Each number of edits, and none, on one part of the texts."""
     states, points = {}, []
@@ -223,6 +233,7 @@ def _curve(
         states[m] = measure_removal(bench.model, texts, concept.token, reversed_rows(concept, ranked[:m]))
         kl = float(np.median(states[m].kl(states[0])))
         points.append(Point(m, states[m].probability(), change_of(states[0], states[m]), kl))
+        tally.add()
     return tuple(points), states
 
 
@@ -274,6 +285,7 @@ def _controls(
     rows: ReadingRows,
     draws: int,
     rng: np.random.Generator,
+    tally: Tally,
 ) -> Controls:
     """Measure edits that are not the concept's: of other rows, and in other directions."""
     found: dict[str, list[tuple[float, float]]] = {"rows": [], "directions": []}
@@ -286,6 +298,7 @@ def _controls(
         for kind, made in drawn.items():
             state = measure_removal(bench.model, texts, concept.token, made)
             found[kind].append((change_of(clean, state), float(np.median(state.kl(clean)))))
+            tally.add()
     table = {kind: np.array(values, dtype=np.float64).reshape(-1, 2) for kind, values in found.items()}
     return Controls(table["rows"][:, 0], table["directions"][:, 0], table["rows"][:, 1], table["directions"][:, 1])
 

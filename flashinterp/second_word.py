@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from flashinterp.checkpoint import Checkpoint
-from flashinterp.neuron import NeuronId, Pole
-from flashinterp.neuron_map import NeuronMap, Word
+from flashinterp.neuron_map import Word
 
 UNRELATED = 0.75
 """Words are unrelated if their rows of the head are less alike than this share of random pairs of words."""
@@ -24,11 +24,11 @@ class Likeness:
 
     Attributes:
         rows: [V, d] unit vectors.
-        below: a cosine below this one is no likeness.
+        pairs: [P] cosines of random pairs of words.
     """
 
     rows: NDArray[np.float32]
-    below: float
+    pairs: NDArray[np.float32]
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, words: list[int], rng: np.random.Generator) -> Likeness:
@@ -40,33 +40,30 @@ class Likeness:
         centred = head - head[words].mean(axis=0)
         rows = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         one, other = rng.choice(words, size=(2, _PAIRS))
-        cosines = (rows[one] * rows[other]).sum(axis=1)[one != other]
-        return cls(rows, float(np.quantile(cosines, UNRELATED)))
+        return cls(rows, (rows[one] * rows[other]).sum(axis=1)[one != other])
 
-    def cosine(self, one: int, other: int) -> float:
-        """Of two tokens."""
-        return float(self.rows[one] @ self.rows[other])
+    def cosines(self, one: int, others: Sequence[int]) -> NDArray[np.float32]:
+        """[others] of one token with each of some others."""
+        return np.array([self.rows[one] @ self.rows[other] for other in others], dtype=np.float32)
 
-    def related(self, one: int, other: int) -> bool:
-        """Whether two words are more alike than three of four random pairs are."""
-        return self.cosine(one, other) >= self.below
+
+def unlike(pairs: NDArray[np.float32]) -> float:
+    """The cosine below which two words are less alike than three of four random pairs [P] are."""
+    return float(np.quantile(pairs, UNRELATED))
 
 
 def second_word(
-    named: NeuronMap, neuron: NeuronId, pole: Pole, first: int, likeness: Likeness, n: int = 10
+    words: Sequence[Word], forms: Collection[int], cosines: NDArray[np.float32], below: float
 ) -> Word | None:
-    """The best of a neuron's first n words that is neither the first word in another form nor like it; None for none.
+    """The first of a neuron's words that is neither its known word in another form nor like it; None for none.
 
     Args:
-        named: the map of the lens.
-        neuron, pole: which vector, and which way.
-        first: the token that the neuron is known for.
-        likeness: of the model's words.
-        n: how many of its words are looked at.
+        words: the neuron's, best first.
+        forms: the known word's token ids, in every written form.
+        cosines: [words] of each with the known word.
+        below: a cosine below this one is no likeness, see `unlike`.
     """
-    vocabulary = named.vocabulary
-    forms = {first, *(v.id for v in vocabulary.variants(vocabulary.resolve(first)))}
-    for word in named.words(neuron, n, pole):
-        if word.token.id not in forms and not likeness.related(first, word.token.id):
+    for word, cosine in zip(words, cosines, strict=True):
+        if word.token.id not in forms and cosine < below:
             return word
     return None

@@ -28,6 +28,7 @@ from flashinterp.judges import rate
 from flashinterp.neuron import Block, NeuronId, Positions, Site
 from flashinterp.passes import input_device
 from flashinterp.stats import Interval
+from flashinterp.tally import Progress, Tally
 
 Clamps = Mapping[str, Value] | Mapping[NeuronId, Value]
 
@@ -82,6 +83,7 @@ def steer(
     site: Site = "up",
     positions: Positions = "all",
     chat: bool | None = None,
+    progress: Progress | None = None,
     **generate: Any,
 ) -> Answers:
     """Generate n answers with and without a clamp, from the same seeds.
@@ -96,6 +98,7 @@ def steer(
         rng: where the answers' seeds come from.
         chat: True wraps the prompt in the tokenizer's chat template, False does not; None does where
             there is one.
+        progress: called with (answers made, answers in all), those of both sides; answers are made many at a time.
         **generate: passed to ``model.generate``; sampling with up to 40 new tokens by default.
 
     Raises:
@@ -103,7 +106,17 @@ def steer(
         ClampError, NeuronError: as for `clamp`.
     """
     (answers,) = steer_each(
-        model, tokenizer, prompt, [clamps], n=n, rng=rng, site=site, positions=positions, chat=chat, **generate
+        model,
+        tokenizer,
+        prompt,
+        [clamps],
+        n=n,
+        rng=rng,
+        site=site,
+        positions=positions,
+        chat=chat,
+        progress=progress,
+        **generate,
     )
     return answers
 
@@ -120,6 +133,7 @@ def steer_each(
     site: Site = "up",
     positions: Positions = "all",
     chat: bool | None = None,
+    progress: Progress | None = None,
     **generate: Any,
 ) -> tuple[Answers, ...]:
     """`steer` at several clamps, all from the same seeds: the unclamped answers are made once.
@@ -130,11 +144,13 @@ def steer_each(
     settings = {"do_sample": True, "max_new_tokens": 40, "pad_token_id": _pad(tokenizer), **generate}
     seeds = tuple(int(s) for s in rng.integers(0, 2**31, size=n))
     by_itself = _by_itself(model, clamps, settings)
-    clean = list(_generate(model, ids, seeds, settings, by_itself))
+    tally = Tally(progress, n * (1 + len(clamps)))
+    clean = list(_generate(model, ids, seeds, settings, by_itself, tally))
     # "generated" leaves the prompt's pass alone, hence an answer's first token too: one that ends there is the same.
     longer = [len(answer) > 1 for answer in clean]
     touched = [i for i in range(n) if positions != "generated" or longer[i] or not any(longer)]
-    job = _Job(model, ids, tuple(seeds[i] for i in touched), settings, site, positions)
+    tally.add((n - len(touched)) * len(clamps))
+    job = _Job(model, ids, tuple(seeds[i] for i in touched), settings, site, positions, tally)
     sides = [clean]
     for changed in job.one_by_one(clamps) if by_itself else job.together(clamps):
         answer = dict(zip(touched, changed, strict=True))
@@ -192,7 +208,7 @@ class _Side:
 
 @dataclass(frozen=True)
 class _Job:
-    """What is asked of a clamped model: the prompt [1, positions], the seeds, and how to clamp and to sample."""
+    """What is asked of a clamped model: the prompt [1, positions], the seeds, how to clamp and sample, the count."""
 
     model: Any
     ids: Tensor
@@ -200,6 +216,7 @@ class _Job:
     settings: dict[str, Any]
     site: Site
     positions: Positions
+    tally: Tally
 
     def together(self, clamps: Sequence[Clamps]) -> Iterator[list[Tensor]]:
         """For each clamp its answers; clamps of the same neurons share passes, each row with its own values."""
@@ -212,7 +229,7 @@ class _Job:
                     name: torch.tensor([[float(one[name])] for one, _ in part]) for name in names
                 }
                 with clamp(self.model, values, site=self.site, positions=self.positions):
-                    made += _generate(self.model, self.ids, [seed for _, seed in part], self.settings, False)
+                    made += self._answers([seed for _, seed in part], alone=False)
             n = len(self.seeds)
             yield from (made[i * n : (i + 1) * n] for i in range(len(each)))
 
@@ -225,13 +242,16 @@ class _Job:
                 missed: frozenset[Block] = frozenset()
                 try:
                     with clamp(self.model, one, site=self.site, positions=self.positions):
-                        made += _generate(self.model, self.ids, [seed], self.settings, True)
+                        made += self._answers([seed], alone=True)
                 except NeverRouted as error:  # of one answer, which the clamp rightly left as it was
                     missed = error.blocks
                 never = missed if never is None else never & missed
             if never:
                 raise NeverRouted(sorted(never))
             yield made
+
+    def _answers(self, seeds: Sequence[int], alone: bool) -> Iterator[Tensor]:
+        return _generate(self.model, self.ids, seeds, self.settings, alone, self.tally)
 
 
 def _by_itself(model: Any, clamps: Sequence[Clamps], settings: Mapping[str, Any]) -> bool:
@@ -269,7 +289,9 @@ class _RowDraws(TorchFunctionMode):
         return torch.cat(drawn)
 
 
-def _generate(model: Any, ids: Tensor, seeds: Sequence[int], settings: dict[str, Any], alone: bool) -> Iterator[Tensor]:
+def _generate(
+    model: Any, ids: Tensor, seeds: Sequence[int], settings: dict[str, Any], alone: bool, tally: Tally
+) -> Iterator[Tensor]:
     """The new token ids [new] of one answer for each seed, its end token included.
 
     Raises:
@@ -288,6 +310,7 @@ def _generate(model: Any, ids: Tensor, seeds: Sequence[int], settings: dict[str,
                 "this version of transformers does not sample with torch.multinomial, and the answers' seeds would "
                 "have no effect: add num_beams=1, with which answers are made one by one"
             )
+        tally.add(len(part))
         yield from (_ended(row, model, settings) for row in out[:, ids.shape[1] :])
 
 

@@ -24,6 +24,7 @@ from flashinterp.layout import Layout
 from flashinterp.neuron import Block, NeuronId, Site
 from flashinterp.passes import input_device
 from flashinterp.replay import prepare
+from flashinterp.tally import Progress, Tally
 from flashinterp.tokens import Token, Vocabulary
 
 DEFAULT_ROWS = {"cpu": 64, "cuda": 256}
@@ -93,6 +94,7 @@ def sweep(
     *,
     site: Site = "up",
     batch_size: int | None = None,
+    progress: Progress | None = None,
 ) -> Curves:
     """Clamp each neuron at each value over each prompt, and measure the tokens' log-probabilities.
 
@@ -109,6 +111,7 @@ def sweep(
         tokens: texts or ids, each one token.
         site: ``up``, ``gate`` or ``post``.
         batch_size: rows per forward pass, which bounds the memory; by default 64, on a GPU 256.
+        progress: called with (points done, points in all), a point being one neuron at one value over one prompt.
 
     Raises:
         NeuronError, TokenError, LayoutError, ClampError: a name, token, site or value that does not exist here.
@@ -128,7 +131,8 @@ def sweep(
     chosen = _tokens(tokens, tokenizer, layout)
     token_ids = [t.id for t in chosen]
     sequences = [encode(tokenizer, prompt, input_device(model)) for prompt in prompts]
-    log_probs, clean, whole = _run(model, sequences, parsed, doses, token_ids, site, batch_size)
+    tally = Tally(progress, doses.size * len(sequences))
+    log_probs, clean, whole = _run(model, sequences, parsed, doses, token_ids, site, batch_size, tally)
     natural = capture(model, sequences, list(dict.fromkeys(n.block for n in parsed)))
     last = {what: _last(natural, parsed, what) for what in ("up", "gate", "act", "post")}
     return Curves(
@@ -155,6 +159,7 @@ def _run(
     token_ids: list[int],
     site: Site,
     batch_size: int,
+    tally: Tally,
 ) -> tuple[FloatArray, FloatArray, str | None]:
     """Log-probabilities [neurons, values, prompts, tokens], unclamped [prompts, tokens], and `Curves.whole`."""
     experts = ExpertRows(model)
@@ -175,6 +180,7 @@ def _run(
                 result = prompt.forward(layer, len(rows))[:, token_ids]
             of, at = zip(*batch, strict=True)
             log_probs[of, at, column] = result.cpu().numpy()
+            tally.add(len(rows))
     return log_probs, np.stack(clean), whole
 
 

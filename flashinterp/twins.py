@@ -40,12 +40,21 @@ class Twin:
         return min(self.read, self.write)
 
 
-def nearest_twin(neuron: int, reading: Floats, writing: Floats) -> Twin | None:
-    """The neuron whose reading [F, d] and writing [F, d] vectors are both most like a neuron's, or both most opposite.
+def cosines_with(neuron: int, reading: Floats, writing: Floats) -> Floats:
+    """[2, F] cosines of a neuron's reading vector with all of [F, d], and of its writing vector."""
+    return np.stack([_cosines(reading, neuron), _cosines(writing, neuron)])
+
+
+def nearest_twin(neuron: int, cosines: NDArray[np.floating]) -> Twin | None:
+    """The neuron whose reading and writing vectors are both most like a neuron's, or both most opposite.
 
     None in a block of one neuron. Ties go to the lower neuron.
+
+    Args:
+        neuron: its number in the block.
+        cosines: [2, F] as `cosines_with` gives them.
     """
-    read, write = _cosines(reading, neuron), _cosines(writing, neuron)
+    read, write = cosines
     sign = np.where(read + write < 0, -1.0, 1.0)  # the one for which the smaller of the two is the larger
     likeness = np.minimum(sign * read, sign * write)
     likeness[neuron] = -np.inf
@@ -63,15 +72,29 @@ def _cosines(vectors: Floats, neuron: int) -> Floats:
 
 @dataclass(frozen=True)
 class TwinEffects:
-    """Changes of a word's log-odds, mean over texts, nats.
+    """A word's log-odds, nats, under clamps of the first of two neurons, of the second, and of both.
 
     Attributes:
-        silenced: the first fixed at its mean, the second, and both, on texts in which the word stands.
-        driven: the first from one end of its natural range to the other, the second, and both, on texts without it.
+        clean: [texts] without a clamp, on texts in which the word stands.
+        fixed: [3, texts] each fixed at its mean there.
+        ends: [3, 2, texts] each at one end of its natural range, and at the other, on texts without the word.
     """
 
-    silenced: tuple[float, float, float]
-    driven: tuple[float, float, float]
+    clean: Floats
+    fixed: Floats
+    ends: Floats
+
+    @property
+    def silenced(self) -> tuple[float, float, float]:
+        """Changes by fixing the first, the second, and both; mean over texts."""
+        one, other, both = (float((fixed - self.clean).mean()) for fixed in self.fixed)
+        return one, other, both
+
+    @property
+    def driven(self) -> tuple[float, float, float]:
+        """Changes from one end to the other of the first, the second, and both; mean over texts."""
+        one, other, both = (float((to - start).mean()) for start, to in self.ends)
+        return one, other, both
 
 
 Ends = tuple[float, float]
@@ -99,15 +122,12 @@ def twin_effects(
         present, neutral: token ids [1, positions] with the word, and without.
     """
     chosen = ((0,), (1,), (0, 1))
-    clean = log_odds_under(model, present, token, {})
-    silenced = [log_odds_under(model, present, token, {pair[i]: means[i] for i in who}) - clean for who in chosen]
-    driven = []
-    for who in chosen:
-        low, high = (log_odds_under(model, neutral, token, {pair[i]: ends[i][end] for i in who}) for end in (0, 1))
-        driven.append(high - low)
-    first, second, both = (float(x.mean()) for x in silenced)
-    one, other, together = (float(x.mean()) for x in driven)
-    return TwinEffects((first, second, both), (one, other, together))
+    fixed = [log_odds_under(model, present, token, {pair[i]: means[i] for i in who}) for who in chosen]
+    driven = [
+        [log_odds_under(model, neutral, token, {pair[i]: ends[i][end] for i in who}) for end in (0, 1)]
+        for who in chosen
+    ]
+    return TwinEffects(log_odds_under(model, present, token, {}), np.array(fixed), np.array(driven))
 
 
 @torch.no_grad()

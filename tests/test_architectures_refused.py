@@ -38,9 +38,29 @@ class _NextExpert(Layout):
         return right if right.expert is None else replace(right, expert=(right.expert + 1) % right.shape[0])
 
 
-def _entry(layout: Layout, **changes: Any) -> Layout:
+def _having(field: str) -> Callable[[str], Any]:
+    """Concerns the families that have this in the registry."""
+    return lambda name: getattr(entry_of(name), field)
+
+
+Wrong = Callable[[Layout], Layout]
+
+
+def _with(**changes: Any) -> Wrong:
+    return lambda layout: replace(layout, **changes)
+
+
+def _entry(**changes: Any) -> Wrong:
     """With another entry in the registry."""
-    return replace(layout, family=replace(layout.family, **changes))
+    return lambda layout: replace(layout, family=replace(layout.family, **changes))
+
+
+def _formula(**changes: Any) -> Wrong:
+    return lambda layout: replace(layout, formula=replace(layout.formula, **changes))
+
+
+def _experts(**changes: bool) -> Wrong:
+    return lambda layout: replace(layout, experts={n: own._replace(**changes) for n, own in layout.experts.items()})
 
 
 def _without(layout: Layout, *endings: str) -> Layout:
@@ -50,16 +70,8 @@ def _without(layout: Layout, *endings: str) -> Layout:
     return replace(layout, shapes=kept)
 
 
-def _without_norm(layout: Layout, kind: Any, layer: int | None, own: str = "weight") -> Layout:
-    return _without(layout, f"{layout.norm(kind, layer)}.{own}")
-
-
-def _with_formula(layout: Layout, **changes: Any) -> Layout:
-    return replace(layout, formula=replace(layout.formula, **changes))
-
-
-def _with_experts(layout: Layout, **changes: bool) -> Layout:
-    return replace(layout, experts={n: stored._replace(**changes) for n, stored in layout.experts.items()})
+def _without_norm(kind: Any, layer: int | None, own: str = "weight") -> Wrong:
+    return lambda layout: _without(layout, f"{layout.norm(kind, layer)}.{own}")
 
 
 def _without_shared(layout: Layout) -> Layout:
@@ -87,95 +99,49 @@ class Fault:
     """One way to be wrong: whom it concerns, the wrong layout, and the joint at which it shows."""
 
     concerns: Callable[[str], Any]
-    wrong: Callable[[Layout], Layout]
+    wrong: Wrong
     joint: str
 
 
 FAULTS = {
-    "gate and up swapped": Fault(
-        lambda name: entry_of(name).gate,
-        lambda layout: _GateForUp(**vars(layout)),
-        "layer 0 (mlp|experts)",
-    ),
+    "gate and up swapped": Fault(_having("gate"), lambda layout: _GateForUp(**vars(layout)), "layer 0 (mlp|experts)"),
     "names of gate and up swapped": Fault(
         lambda name: entry_of(name).gate not in (None, entry_of(name).up) and not _is_moe(name),
-        lambda layout: _entry(layout, gate=layout.family.up, up=layout.family.gate),
+        lambda layout: _entry(gate=layout.family.up, up=layout.family.gate)(layout),
         "layer 0 mlp",
     ),
-    "gamma before the MLP left out": Fault(
-        lambda name: entry_of(name).pre_norm,
-        lambda layout: _without_norm(layout, "pre", 1),
-        "layer 1 pre_norm",
-    ),
-    "norm before the MLP left out": Fault(
-        lambda name: entry_of(name).pre_norm,
-        lambda layout: _entry(layout, pre_norm=None),
-        "layer 0 (stream|residual)",
-    ),
+    "gamma before the MLP left out": Fault(_having("pre_norm"), _without_norm("pre", 1), "layer 1 pre_norm"),
+    "norm before the MLP left out": Fault(_having("pre_norm"), _entry(pre_norm=None), "layer 0 (stream|residual)"),
     "norm before the attention taken": Fault(
         lambda name: entry_of(name).pre_norm == "post_attention_layernorm",
-        lambda layout: _entry(layout, pre_norm="input_layernorm"),
+        _entry(pre_norm="input_layernorm"),
         "layer 0 pre_norm",
     ),
     "bias of the norm before the MLP left out": Fault(
         lambda name: entry_of(name).pre_norm and not entry_of(name).gate and entry_of(name).centred,
-        lambda layout: _without_norm(layout, "pre", 2, "bias"),
+        _without_norm("pre", 2, "bias"),
         "layer 2 pre_norm",
     ),
     "gamma after the MLP left out": Fault(
-        lambda name: entry_of(name).post_norm,
-        lambda layout: _without_norm(layout, "post", 2),
-        "layer 2 (post_norm|residual)",
+        _having("post_norm"), _without_norm("post", 2), "layer 2 (post_norm|residual)"
     ),
-    "norm after the MLP left out": Fault(
-        lambda name: entry_of(name).post_norm,
-        lambda layout: _entry(layout, post_norm=None),
-        "layer 0 residual",
-    ),
-    "gamma before the head left out": Fault(
-        lambda name: entry_of(name).final_norm,
-        lambda layout: _without_norm(layout, "final", None),
-        "head",
-    ),
-    "norm before the head left out": Fault(
-        lambda name: entry_of(name).final_norm,
-        lambda layout: _entry(layout, final_norm=None),
-        "head",
-    ),
-    "1 + w read as w": Fault(
-        lambda name: entry_of(name).unit_offset,
-        lambda layout: _entry(layout, unit_offset=False),
-        _NORMED,
-    ),
-    "w read as 1 + w": Fault(
-        lambda name: not entry_of(name).unit_offset,
-        lambda layout: _entry(layout, unit_offset=True),
-        _NORMED,
-    ),
+    "norm after the MLP left out": Fault(_having("post_norm"), _entry(post_norm=None), "layer 0 residual"),
+    "gamma before the head left out": Fault(_having("final_norm"), _without_norm("final", None), "head"),
+    "norm before the head left out": Fault(_having("final_norm"), _entry(final_norm=None), "head"),
+    "1 + w read as w": Fault(_having("unit_offset"), _entry(unit_offset=False), _NORMED),
+    "w read as 1 + w": Fault(lambda name: not entry_of(name).unit_offset, _entry(unit_offset=True), _NORMED),
     "RMSNorm and LayerNorm confused": Fault(
-        lambda name: True,
-        lambda layout: _entry(layout, centred=not layout.family.centred),
-        _NORMED,
+        lambda name: True, lambda layout: _entry(centred=not layout.family.centred)(layout), _NORMED
     ),
     "another epsilon": Fault(
         lambda name: entry_of(name).final_norm and ARCHITECTURES[name].model_type != "opt",  # whose 1e-5 does not show
         lambda layout: replace(layout, eps={**layout.eps, "final": 3 * layout.eps["final"]}),
         "head",
     ),
-    "soft-cap ignored": Fault(
-        lambda name: entry_of(name).softcap,
-        lambda layout: replace(layout, softcap=None),
-        "head",
-    ),
-    "soft-cap that is not applied": Fault(
-        lambda name: not entry_of(name).softcap,
-        lambda layout: replace(layout, softcap=30.0),
-        "head",
-    ),
+    "soft-cap ignored": Fault(_having("softcap"), _with(softcap=None), "head"),
+    "soft-cap that is not applied": Fault(lambda name: not entry_of(name).softcap, _with(softcap=30.0), "head"),
     "logit scale ignored": Fault(
-        lambda name: entry_of(name).logit_scale or entry_of(name).logit_divisor,
-        lambda layout: replace(layout, logit_scale=1.0),
-        "head",
+        lambda name: entry_of(name).logit_scale or entry_of(name).logit_divisor, _with(logit_scale=1.0), "head"
     ),
     "logit scale the other way round": Fault(
         lambda name: entry_of(name).logit_scale or entry_of(name).logit_divisor,
@@ -187,89 +153,51 @@ FAULTS = {
         lambda layout: _without(layout, "lm_head.bias"),
         "head",
     ),
-    "multiplier ignored": Fault(
-        lambda name: entry_of(name).multiplier,
-        lambda layout: replace(layout, multiplier=1.0),
-        "layer 0 residual",
-    ),
+    "multiplier ignored": Fault(_having("multiplier"), _with(multiplier=1.0), "layer 0 residual"),
     "added, taken for parallel": Fault(
-        lambda name: entry_of(name).stream == "added",
-        lambda layout: _entry(layout, stream="parallel"),
-        "layer 0 (stream|residual)",
+        lambda name: entry_of(name).stream == "added", _entry(stream="parallel"), "layer 0 (stream|residual)"
     ),
     "parallel, taken for added": Fault(
-        lambda name: entry_of(name).stream == "parallel",
-        lambda layout: _entry(layout, stream="added"),
-        "layer 0 residual",
+        lambda name: entry_of(name).stream == "parallel", _entry(stream="added"), "layer 0 residual"
     ),
     "norm of the output, taken for one of the sum": Fault(
         lambda name: entry_of(name).post_norm and entry_of(name).stream == "added",
-        lambda layout: _entry(layout, stream=_SUM),
+        _entry(stream=_SUM),
         "layer 0 residual",
     ),
     "norm of the sum, taken for one of the output": Fault(
-        lambda name: entry_of(name).stream == _SUM,
-        lambda layout: _entry(layout, stream="added"),
-        "layer 0 post_norm",
+        lambda name: entry_of(name).stream == _SUM, _entry(stream="added"), "layer 0 post_norm"
     ),
     "norm of the sum, taken for parallel": Fault(
-        lambda name: entry_of(name).stream == _SUM,
-        lambda layout: _entry(layout, stream="parallel"),
-        "layer 0 (stream|post_norm)",
+        lambda name: entry_of(name).stream == _SUM, _entry(stream="parallel"), "layer 0 (stream|post_norm)"
     ),
     "interleaved experts read as concatenated": Fault(
-        lambda name: entry_of(name).swiglu_limit,
-        lambda layout: _with_experts(layout, concatenated=True),
-        "layer 0 experts",
+        _having("swiglu_limit"), _experts(concatenated=True), "layer 0 experts"
     ),
     "concatenated experts read as interleaved": Fault(
         lambda name: _is_moe(name) and not entry_of(name).swiglu_limit,
-        lambda layout: _with_experts(layout, concatenated=False),
+        _experts(concatenated=False),
         "layer [01] experts",
     ),
     "an expert taken for its neighbour": Fault(
-        _is_moe,
-        lambda layout: _NextExpert(**vars(layout)),
-        "layer [01] experts",
+        _is_moe, lambda layout: _NextExpert(**vars(layout)), "layer [01] experts"
     ),
     "shared expert forgotten": Fault(
-        lambda name: ARCHITECTURES[name].model_type == "deepseek_v3",
-        _without_shared,
-        "layer 1 mlp",
+        lambda name: ARCHITECTURES[name].model_type == "deepseek_v3", _without_shared, "layer 1 mlp"
     ),
-    "limits of the experts ignored": Fault(
-        lambda name: entry_of(name).swiglu_limit,
-        lambda layout: _with_formula(layout, limit=None),
-        "layer 0 experts",
-    ),
-    "another limit": Fault(
-        lambda name: entry_of(name).swiglu_limit,
-        lambda layout: _with_formula(layout, limit=8.0),
-        "layer 0 experts",
-    ),
-    "alpha ignored": Fault(
-        lambda name: entry_of(name).swiglu_limit,
-        lambda layout: _with_formula(layout, alpha=1.0),
-        "layer 0 experts",
-    ),
-    "biases of the experts left out": Fault(
-        lambda name: entry_of(name).swiglu_limit,
-        lambda layout: _with_experts(layout, biased=False),
-        "layer 0 experts",
-    ),
+    "limits of the experts ignored": Fault(_having("swiglu_limit"), _formula(limit=None), "layer 0 experts"),
+    "another limit": Fault(_having("swiglu_limit"), _formula(limit=8.0), "layer 0 experts"),
+    "alpha ignored": Fault(_having("swiglu_limit"), _formula(alpha=1.0), "layer 0 experts"),
+    "biases of the experts left out": Fault(_having("swiglu_limit"), _experts(biased=False), "layer 0 experts"),
     "bias of the first matrix left out": Fault(
-        _has_biases,
-        lambda layout: _without(layout, f"{layout.family.up}.bias"),
-        "layer 0 mlp",
+        _has_biases, lambda layout: _without(layout, f"{layout.family.up}.bias"), "layer 0 mlp"
     ),
     "bias of the last matrix left out": Fault(
-        _has_biases,
-        lambda layout: _without(layout, f"{layout.family.down}.bias"),
-        "layer 0 mlp",
+        _has_biases, lambda layout: _without(layout, f"{layout.family.down}.bias"), "layer 0 mlp"
     ),
     "another activation": Fault(
         lambda name: not entry_of(name).swiglu_limit,
-        lambda layout: _with_formula(layout, activation="silu" if "elu" in layout.formula.activation else "gelu"),
+        lambda layout: _formula(activation="silu" if "elu" in layout.formula.activation else "gelu")(layout),
         "layer 0 (mlp|experts)",
     ),
 }
@@ -329,7 +257,7 @@ def test_a_fault_is_tried_on_the_families_that_can_have_it(fault: str, names: se
 @pytest.mark.parametrize(("name", "transposed"), [("gpt2", False), ("llama", True)])
 def test_matrices_that_lie_the_other_way_are_refused(name: str, transposed: bool, case: Callable[[str], Case]) -> None:
     one = case(name)
-    checkpoint = _with_layout(one.checkpoint, _entry(one.checkpoint.layout, transposed=transposed))
+    checkpoint = _with_layout(one.checkpoint, _entry(transposed=transposed)(one.checkpoint.layout))
     with pytest.raises(LayoutError, match=r"come out as \(32, 48\), and should be \(48, 32\)") as caught:
         probe(checkpoint, one.model)
     assert_one_line_with_next_step(caught.value)
@@ -344,14 +272,14 @@ def test_square_matrices_that_lie_the_other_way_are_refused(name: str, transpose
     base = ARCHITECTURES[name]
     checkpoint = open_checkpoint(make(replace(base, config={**base.config, width: HIDDEN})))
     probe(checkpoint, checkpoint.model)
-    wrong = _with_layout(checkpoint, _entry(checkpoint.layout, transposed=transposed))
+    wrong = _with_layout(checkpoint, _entry(transposed=transposed)(checkpoint.layout))
     with pytest.raises(LayoutError, match="at layer 0 mlp the model and its weights differ"):
         probe(wrong, checkpoint.model)
 
 
 def test_a_projection_before_the_head_that_is_left_out_is_refused(case: Callable[[str], Case]) -> None:
     one = case("opt-postnorm")
-    checkpoint = _with_layout(one.checkpoint, _entry(one.checkpoint.layout, head_projection=""))
+    checkpoint = _with_layout(one.checkpoint, _entry(head_projection="")(one.checkpoint.layout))
     with pytest.raises(LayoutError, match=rf"lm_head.weight come out as \({VOCAB}, 24\)"):
         probe(checkpoint, one.model)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -139,6 +141,52 @@ def test_reverse_writes_a_copy(run: Run, model: Path, tmp_path: Path) -> None:
     told = run("reverse", model, " dog", "--edits", 2, "--controls", 2, "-o", tmp_path / "none")
     assert (told["token"], told["edits"], len(told["rows"])) == (" dog", 2, 2)
     assert open_checkpoint(told["folder"]).layout.n_layers > 0
+
+
+# --- progress -----------------------------------------------------------------------------------------
+
+LONG = {
+    "sweep": (["sweep", "{}", "L1N17", " dog", "--prompt", "A", "--values", "0,1,2"], "sweeping L1N17", "3.00/3.00"),
+    "steer": (
+        ["steer", "{}", "It was a", "--clamp", "L1N17=9", "-n", "2", "--new-tokens", "3"],
+        "answering",
+        "4.00/4.00",
+    ),
+    "reverse": (["reverse", "{}", " dog", "--edits", "1", "--controls", "1"], "reversing ' dog'", "6.00/6.00"),
+}
+
+
+@pytest.mark.parametrize("command", LONG)
+@pytest.mark.parametrize("as_json", [False, True], ids=["table", "json"])
+def test_a_bar_is_drawn_on_a_terminal_and_nowhere_else(
+    command: str, as_json: bool, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args, what, end = LONG[command]
+    given_ = [arg.format(model) for arg in args] + ["--json"] * as_json
+    clock = count(step=3)
+    monkeypatch.setattr("tqdm.std.time", lambda: float(next(clock)))  # a bar waits for the second second
+
+    assert main(given_) == 0
+    silent = capsys.readouterr()
+    assert silent.err == ""
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(given_) == 0
+    told = capsys.readouterr()
+    assert told.out == silent.out
+    last = told.err.rstrip().rpartition("\r")[2]
+    assert last.startswith(f"{what}: 100%")
+    assert end in last
+
+
+def test_a_bar_is_not_drawn_for_what_is_quick(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args, what, _ = LONG["sweep"]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("tqdm.std.time", lambda: 0.0)
+    assert main([arg.format(model) for arg in args]) == 0
+    assert f"{what}: 100%" not in capsys.readouterr().err
 
 
 # --- what is given ------------------------------------------------------------------------------------

@@ -403,6 +403,35 @@ def test_a_missing_shard_of_experts_is_refused(saved: Saved, tmp_path: Path) -> 
         open_checkpoint(folder)
 
 
+# --- the name on disk -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "phi3"])
+def test_every_dense_tensor_has_a_name_on_disk_that_holds_it(name: str, saved: Saved) -> None:
+    folder = saved(name)
+    names, source = _names(folder), SafetensorsFolder(folder)
+    for one in names.names():
+        assert torch.equal(source.tensor(names.on_disk(one)), names.tensor(one))
+    assert {names.on_disk(one) for one in names.names()} == _on_disk(folder)
+
+
+def test_a_tied_head_is_on_disk_where_the_embedding_is(saved: Saved) -> None:
+    names = _names(saved("gpt2"))
+    assert names.on_disk("lm_head.weight") == names.on_disk("transformer.wte.weight")
+
+
+def test_what_is_put_together_from_several_has_no_name_of_its_own(saved: Saved) -> None:
+    with pytest.raises(CheckpointError, match="experts.gate_up_proj is put together from 8 stored tensors") as caught:
+        _names(saved("mixtral")).on_disk("model.layers.0.mlp.experts.gate_up_proj")
+    assert_one_line_with_next_step(caught.value)
+
+
+def test_what_is_not_there_has_no_name_on_disk(saved: Saved) -> None:
+    with pytest.raises(CheckpointError, match="there is no tensor no.such on disk") as caught:
+        _names(saved("llama")).on_disk("no.such")
+    assert_one_line_with_next_step(caught.value)
+
+
 # --- names that are not there -----------------------------------------------------------------------
 
 

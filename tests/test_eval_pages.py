@@ -37,7 +37,9 @@ def source(name: str) -> ast.Module:
 def recorded(name: str) -> list[str]:
     """The names of the tables that an eval records, each as a pattern."""
     calls = [node for node in ast.walk(source(name)) if isinstance(node, ast.Call) and node.args]
-    names = [c.args[0] for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr == "table"]
+    place = {"table": 0, "derived": 1}  # of the name among the arguments
+    ours = [c for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr in place]
+    names = [c.args[place[c.func.attr]] for c in ours if isinstance(c.func, ast.Attribute)]
     assert names
     return [_pattern(argument, name) for argument in names]
 

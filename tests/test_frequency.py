@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from benchmarks import frequency
-from benchmarks.frequency import DESIGN, KEPT_LOSSES, STEPS, Model, Training, load, run
-from benchmarks.frequency_outcomes import CONDITIONS, LENSES, SHARED, Outcome, Sharing, changed, kind_of, outcomes
-from benchmarks.frequency_tables import LEAST, RIDGE, Lines, all_tables, linear_slope, logistic_slope, tables
+from benchmarks.frequency import DESIGN, STEPS, Training, load, run
+from benchmarks.frequency_outcomes import SHARED, changed, kind_of, outcomes
+from benchmarks.frequency_tables import tables
 from benchmarks.small_training import Shape, Trained, train, untrained
 from benchmarks.small_world import (
     CLASS_OF,
@@ -40,6 +40,9 @@ from benchmarks.small_world import (
     shares_of,
     tokenizer,
 )
+from flashinterp.audit.frequency_lines import CONDITIONS, KEPT_LOSSES, LENSES, Lines, Model, Outcome, Sharing
+from flashinterp.audit.frequency_tables import all_tables
+from flashinterp.audit.slopes import LEAST, RIDGE, linear_slope, logistic_slope
 from flashinterp.errors import RunError
 from tests.helpers import assert_one_line_with_next_step
 
@@ -50,7 +53,7 @@ MEASURED = ("FI-L003", "FI-L004", "FI-L005")
 
 @pytest.fixture(scope="module")
 def lines() -> Lines:
-    return Lines(*load(PUBLISHED))
+    return load(PUBLISHED)
 
 
 # --- what is published ------------------------------------------------------------------------------
@@ -80,12 +83,8 @@ def test_it_is_whole(lines: Lines) -> None:
 def test_the_pages_tables_are_made_of_it(limit: str, lines: Lines) -> None:
     page = (PUBLISHED / f"{limit}.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"<!-- tables -->\n(.*?)\n<!-- end -->", page, re.DOTALL)
-    made = {title.removeprefix(f"{limit}: "): table for title, table in _tables(lines).items() if limit in title}
+    made = {title.removeprefix(f"{limit}: "): table for title, table in tables(lines).items() if limit in title}
     assert shown == "\n\n".join(f"### {title.capitalize()}\n\n{table}" for title, table in made.items())
-
-
-def _tables(lines: Lines) -> dict[str, str]:
-    return tables(lines.models, lines.names, lines.words)
 
 
 def test_a_training_begins_again_as_published(lines: Lines) -> None:
@@ -349,7 +348,8 @@ def test_another_design_is_refused_in_the_same_folder(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("fake")
 def test_lines_are_read_as_they_were_written(tmp_path: Path) -> None:
     run(tmp_path, TWO, 2)
-    models, names, words = load(tmp_path)
+    found = load(tmp_path)
+    models, names, words = found.models, found.names, found.words
     assert models[1] == Model(1, "frequency", 2, 8, 1, 8, False, "2.00000 1.50000")
     assert models[1].loss_at == {0: 2.0, 1: 1.5}
     assert names == [line for n in range(3) for line in _fake_lines(n)]

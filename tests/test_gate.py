@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -19,10 +18,10 @@ from flashinterp.audit import baseline, schema  # pytester forgets what a run im
 from flashinterp.audit.diff import diff
 from flashinterp.checkpoint import Checkpoint
 from tests.helpers import DOWN, GATE, UP, edited_copy
+from tests.judged.running import ROOT, Run
 
 pytest_plugins = ["pytester"]
 
-ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "fixtures" / "storybook" / "models"
 PROMPTS = str(MODELS / "prompts.json")
 CLAIMED = {"california": "L2N31", "sherlock": "L2N5", "lion": "L1N61"}
@@ -32,23 +31,22 @@ CLAIMS = "".join(
 
 
 @dataclass(frozen=True)
-class Gated:
+class Gated(Run):
     """One run of the gate and of the claims' verdicts."""
 
-    code: int
-    out: Path
     errors: str
-
-    @property
-    def results(self) -> dict[str, Any]:
-        loaded: dict[str, Any] = json.loads((self.out / "results.json").read_text(encoding="utf-8"))
-        return loaded
+    printed: str = ""
 
     @property
     def told(self) -> str:
         """What the gate says of its failure."""
-        reasons = self.results["ledger"]["reasons"].get("failed", [])
-        return next((r for r in reasons if "test_nothing_is_lost_since_the_baseline" in r), "")
+        return self.red.get("test_nothing_is_lost_since_the_baseline", "")
+
+    @property
+    def failure(self) -> list[str]:
+        """The lines of its failure as pytest prints them."""
+        _, _, below = self.printed.partition("_ test_nothing_is_lost_since_the_baseline[cpu] _")
+        return below.partition("\n")[2].partition("\n===")[0].splitlines()
 
     def rows(self, table: str) -> dict[str, list[Any]]:
         """A table of the comparison, by its first column."""
@@ -93,7 +91,7 @@ def gate(pytester: pytest.Pytester, before: Gated) -> Gate:
 
     def run(model: Path, *args: str) -> Gated:
         result = pytester.runpytest_inprocess(*given(model, "--baseline", str(before.out), *args, out="after"))
-        return Gated(int(result.ret), pytester.path / "after", str(result.stderr))
+        return Gated(int(result.ret), pytester.path / "after", str(result.stderr), str(result.stdout))
 
     return run
 
@@ -121,9 +119,7 @@ def test_a_damaged_fine_tune_fails_by_the_name_of_the_neuron_that_was_lost(
     after = gate(damaged)
     assert after.code == 1
     assert after.results["ledger"]["failed"] == 1
-    assert "since the baseline LOST 1 of 3 validated neurons: sherlock (␣Sherlock at L2N5) is now" in after.told
-    assert "california" not in after.told
-    assert "lion" not in after.told
+    assert after.told == "since the baseline LOST 1 of 3 validated neurons: sherlock (␣Sherlock at L2N5)"
     assert {name: row[3] for name, row in after.rows("roles").items()} == {
         "california": "kept", "sherlock": "lost", "lion": "kept"
     }  # fmt: skip
@@ -132,8 +128,20 @@ def test_a_damaged_fine_tune_fails_by_the_name_of_the_neuron_that_was_lost(
     }  # fmt: skip
     (clearest,) = [row for row in after.rows("foremost").values() if row[0] == "L2N5"]
     assert clearest[2].startswith("␣Sherlock, ")
-    # The neuron is named wherever somebody looks: the report for a pull request, too.
-    assert re.search(r"sherlock .*L2N5.* is now", (after.out / "report.md").read_text(encoding="utf-8"))
+    # Who runs the tests sees a line for each neuron, with what became of it, and what to do.
+    first, neuron, step = after.failure
+    assert first.startswith("since the baseline LOST 1 of 3")
+    assert re.fullmatch(
+        r"  sherlock \(␣Sherlock at L2N5\) is now \w+: effect .+, was .+ nats \(change -.+, margin .+\)"
+        r"; AUC .+, was .+",
+        neuron,
+    )
+    assert step.startswith("Next: ")
+    assert max(map(len, after.failure)) < 160
+    # The neuron is named wherever somebody looks: the report for a pull request, and what a CI server shows.
+    for name in ("report.md", "junit.xml"):
+        told = (after.out / name).read_text(encoding="utf-8")
+        assert re.search(r"LOST 1 of 3 validated neurons: sherlock .*L2N5", told), name
     # And the two folders tell the same without the models.
     again = diff(before.out, after.out)
     assert [r.id for r in again.losses] == ["sherlock"]
@@ -166,7 +174,8 @@ def test_a_claim_that_is_found_elsewhere_does_not_hide_a_loss(gate: Gate, pytest
     found = {v["id"]: v["neuron"] for v in after.results["verdicts"]}
     assert found.pop("sherlock") != "L2N5"
     assert sorted(found.values()) == sorted(CLAIMED.values())
-    assert "sherlock (␣Sherlock at L2N5) is now refuted" in after.told
+    assert "sherlock (␣Sherlock at L2N5)" in after.told
+    assert [line for line in after.failure if line.startswith("  sherlock (␣Sherlock at L2N5) is now refuted: effect ")]
 
 
 def test_another_model_is_refused_before_anything_is_written(gate: Gate, planted: Checkpoint) -> None:

@@ -190,6 +190,14 @@ def test_a_number_that_is_asked_for_is_taken(bench: Bench) -> None:
         assert_one_line_with_next_step(caught.value)
 
 
+@pytest.mark.parametrize("edits", [2, None])
+def test_progress_counts_every_model_that_is_measured(bench: Bench, edits: int | None) -> None:
+    seen: list[tuple[int, int]] = []
+    made = reverse(bench, " dog", edits=edits, controls=2, progress=lambda *at: seen.append(at))
+    total = len(made.selection) + len(made.heldout) + 2 * 2
+    assert seen == [(done, total) for done in range(1, total + 1)]
+
+
 def test_a_concept_of_several_tokens_is_refused(bench: Bench) -> None:
     with pytest.raises(TokenError):
         reverse(bench, " Dumbledore")

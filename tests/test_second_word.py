@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
-from flashinterp.neuron import NeuronId
-from flashinterp.second_word import UNRELATED, Likeness, second_word
-from flashinterp.tokens import Vocabulary
-from tests.helpers import map_by_hand, small_checkpoint
+from flashinterp.neuron_map import Word
+from flashinterp.second_word import UNRELATED, Likeness, second_word, unlike
+from flashinterp.tokens import Token
+from tests.helpers import small_checkpoint
 
 
-def _likeness(*angles: float, below: float = 0.5) -> Likeness:
-    """Tokens at these angles in the plane."""
+def _second(*angles: float, forms: Sequence[int] = (0,), n: int | None = None) -> int | None:
+    """The second word of a neuron whose words are tokens 0, 1, 2, ..., at these angles; the bound is 0.5."""
     rows = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    return Likeness(rows, below)
+    words = [Word(Token(i, f" {i}", "by id"), 1.0, 1.0, 0.1) for i in range(len(angles))][:n]
+    cosines = Likeness(rows, np.zeros(1, dtype=np.float32)).cosines(0, range(len(words)))
+    found = second_word(words, forms, cosines, 0.5)
+    return None if found is None else found.token.id
 
 
 def test_the_first_word_that_is_not_like_it() -> None:
     """Token 1 is like token 0, token 2 is not; both stand after it in the list, and token 2 after token 1."""
-    named = map_by_hand([[0, 1, 2, 3]], vocab=4)
-    likeness = _likeness(0.0, 0.3, 1.5, 3.0)
-    found = second_word(named, NeuronId(0, 0), "+", 0, likeness)
-    assert found is not None
-    assert found.token.id == 2
+    assert _second(0.0, 0.3, 1.5, 3.0) == 2
 
 
 def test_none_where_all_are_like_it_or_too_far_down_the_list() -> None:
-    named = map_by_hand([[0, 1, 2, 3]], vocab=4)
-    assert second_word(named, NeuronId(0, 0), "+", 0, _likeness(0.0, 0.3, 0.2, 0.1)) is None
-    assert second_word(named, NeuronId(0, 0), "+", 0, _likeness(0.0, 0.3, 1.5, 3.0), n=2) is None
+    assert _second(0.0, 0.3, 0.2, 0.1) is None
+    assert _second(0.0, 0.3, 1.5, 3.0, n=2) is None
 
 
 def test_a_written_form_of_the_word_is_no_second_word() -> None:
-    named = map_by_hand([[0, 1, 2]], vocab=3)
-    vocabulary = Vocabulary([" dog", " dogs", " sea"], [], prefix_space=False)
-    object.__setattr__(named, "vocabulary", vocabulary)
-    found = second_word(named, NeuronId(0, 0), "+", 0, _likeness(0.0, 2.0, 1.5))
-    assert found is not None
-    assert found.token.text == " sea"
+    assert _second(0.0, 2.0, 1.5) == 1
+    assert _second(0.0, 2.0, 1.5, forms=(0, 1)) == 2
 
 
 def test_the_bound_is_the_quantile_of_random_pairs_without_what_all_share() -> None:
@@ -50,8 +46,8 @@ def test_the_bound_is_the_quantile_of_random_pairs_without_what_all_share() -> N
     rows = head - head.mean(axis=0)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     every = (rows @ rows.T)[np.triu_indices(200, 1)]
-    assert (every < plain.below).mean() == pytest.approx(UNRELATED, abs=0.02)
-    assert plain.cosine(3, 5) == pytest.approx(rows[3] @ rows[5], abs=1e-5)
+    assert (every < unlike(plain.pairs)).mean() == pytest.approx(UNRELATED, abs=0.02)
+    assert plain.cosines(3, [5, 7]) == pytest.approx(rows[[5, 7]] @ rows[3], abs=1e-5)
     checkpoint.model.lm_head.weight += 100.0  # the same for all tokens
     shifted = Likeness.of(checkpoint, words, np.random.default_rng(1))
-    assert shifted.below == pytest.approx(plain.below, abs=0.01)
+    assert unlike(shifted.pairs) == pytest.approx(unlike(plain.pairs), abs=0.01)

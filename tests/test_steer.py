@@ -218,6 +218,36 @@ def test_several_doses_share_the_unclamped_answers(planted: Checkpoint, planted_
     assert "California" in "".join(others[3].clamped)
 
 
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({}, [4, 5, 9, 13, 15]),  # five unclamped answers, and ten clamped ones that share passes
+        ({"num_beams": 1}, list(range(1, 16))),
+    ],
+)
+def test_progress_counts_every_answer_of_both_sides(
+    planted: Checkpoint, planted_model: Any, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], steps: list[int]
+) -> None:
+    monkeypatch.setattr(steering, "_ROWS", 4)
+    clamps: list[dict[str, float]] = [{"L1N17": 30.0}, {"L1N17": 145.0}]
+    seen: list[tuple[int, int]] = []
+    steer_each(
+        planted_model, planted.tokenizer, QUESTION, clamps, n=5, rng=rng(), progress=lambda *at: seen.append(at),
+        **{**SHORT, **settings},
+    )  # fmt: skip
+    assert seen == [(done, 15) for done in steps]
+
+
+def test_answers_that_are_not_touched_count_as_made(planted: Checkpoint, planted_model: Any) -> None:
+    end = planted.tokenizer(asked(planted, planted_model, n=1).clean[0])["input_ids"][0]
+    seen: list[tuple[int, int]] = []
+    given: dict[str, Any] = {"n": 4, "eos_token_id": end, "positions": "generated"}
+    asked(planted, planted_model, progress=lambda *at: seen.append(at), **given)
+    assert seen[0] == (4, 8)
+    assert seen[-1] == (8, 8)
+    assert len(seen) == 3  # the unclamped, those that ended with their first token, and the rest
+
+
 def test_a_sampler_that_does_not_draw_as_expected_is_refused(
     planted: Checkpoint, planted_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,6 +194,19 @@ def test_what_cannot_be_swept_is_told_in_one_line(
     assert n_hooks(planted_model) == 0
 
 
+def test_progress_counts_every_point(planted: Checkpoint, planted_model: Any) -> None:
+    seen: list[tuple[int, int]] = []
+    given_: dict[str, Any] = {"batch_size": 5, "progress": lambda *at: seen.append(at)}
+    loud = sweep(planted_model, planted.tokenizer, PROMPTS, NEURONS, VALUES, TOKENS, **given_)
+    quiet = sweep(planted_model, planted.tokenizer, PROMPTS, NEURONS, VALUES, TOKENS, batch_size=5)
+    np.testing.assert_array_equal(loud.log_probs, quiet.log_probs)
+    # Layers 0 and 3 have one neuron, layer 1 two: passes of 3, 5 and 1, and 3 rows, for each prompt.
+    done = [at for at, _ in seen]
+    assert sorted(np.diff([0, *done])) == [1, 1, 3, 3, 3, 3, 5, 5]
+    assert done[-1] == len(NEURONS) * len(VALUES) * len(PROMPTS)
+    assert {total for _, total in seen} == {done[-1]}
+
+
 # --- log-odds ---------------------------------------------------------------------------------------
 
 

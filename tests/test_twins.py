@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.neuron import NeuronId
-from flashinterp.twins import log_odds_under, nearest_twin, twin_effects
+from flashinterp.twins import cosines_with, log_odds_under, nearest_twin, twin_effects
 from tests.helpers import n_hooks
 
 TEXTS = [torch.tensor([[5, 300, 17, 42]]), torch.tensor([[5, 88, 9]])]
@@ -34,7 +34,7 @@ def test_it_is_the_best_of_all_pairs(seed: int, n: int) -> None:
         read, write = pair(i)
         return max(min(read, write), min(-read, -write))
 
-    twin = nearest_twin(0, reading, writing)
+    twin = nearest_twin(0, cosines_with(0, reading, writing))
     assert twin is not None
     assert twin.neuron != 0
     assert twin.likeness == pytest.approx(max(likeness(i) for i in range(1, n)))
@@ -46,14 +46,14 @@ def test_it_is_the_best_of_all_pairs(seed: int, n: int) -> None:
 def test_a_mirrored_copy_is_a_twin_and_half_a_mirror_is_none() -> None:
     reading = np.array([[1.0, 2, 0], [-1, -2, 0], [-1, -2, 0], [0, 0, 1]])
     writing = np.array([[0.0, 1, 1], [0, 1, 1], [0, -2, -2], [1, 0, 0]])
-    twin = nearest_twin(0, reading, writing)
+    twin = nearest_twin(0, cosines_with(0, reading, writing))
     assert twin is not None
     assert (twin.neuron, twin.mirrored) == (2, True)
     assert twin.likeness == pytest.approx(1)
 
 
 def test_a_neuron_alone_has_no_twin() -> None:
-    assert nearest_twin(0, np.ones((1, 3)), np.ones((1, 3))) is None
+    assert nearest_twin(0, cosines_with(0, np.ones((1, 3)), np.ones((1, 3)))) is None
 
 
 @pytest.fixture(scope="module")

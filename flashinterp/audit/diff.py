@@ -37,7 +37,9 @@ FATES: tuple[RoleFate, ...] = get_args(RoleFate)
 LOSSES: tuple[RoleFate, ...] = ("lost", "not measured")
 """What fails a gate. A neuron that was not measured again cannot be shown to be kept."""
 
-MOST_SAID = 500  # characters about one claim in a line
+MOST_NAMED = 8  # neurons in the verdict's line
+MOST_TOLD = 20  # neurons in the message, one a line
+_CLIP, _CLIP_REASON = 60, 120  # characters of what a run may hold at any length
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,30 @@ class RoleChange:
     reason: str
 
     @property
+    def name(self) -> str:
+        """Which claim about which word and neuron, short."""
+        claim, word, neuron = (safe_text(clip(text, _CLIP)) for text in (self.id, self.token, self.neuron))
+        return f"{claim} ({word} at {neuron})"
+
+    @property
     def said(self) -> str:
-        """In one line."""
-        now = (
-            "is not among the claims of the later run" if self.after is None else f"is now {self.after}: {self.reason}"
-        )
-        return safe_text(clip(f"{self.id} ({self.token} at {self.neuron}) {now}", MOST_SAID))
+        """What became of it, in one line: of a lost one the figures that decide, else the reason."""
+        if self.after is None:
+            return f"{self.name} is not among the claims of the later run"
+        why = (self._figures if self.fate == "lost" else "") or safe_text(clip(self.reason, _CLIP_REASON))
+        return f"{self.name} is now {self.after}: {why}"
+
+    @property
+    def _figures(self) -> str:
+        told = []
+        if self.effect_before is not None and self.effect_after is not None:
+            effect = f"effect {self.effect_after.estimate:.3g}, was {self.effect_before.estimate:.3g} nats"
+            if self.difference is not None:
+                effect += f" (change {self.difference.estimate:+.3g}, margin {self.difference.margin:.3g})"
+            told.append(effect)
+        if self.auc_before is not None and self.auc_after is not None:
+            told.append(f"AUC {self.auc_after:.3g}, was {self.auc_before:.3g}")
+        return "; ".join(told)
 
 
 @dataclass(frozen=True)
@@ -117,13 +137,25 @@ class Diff:
         if not known:
             return f"nothing to lose: no neuron was validated in {self.before}{self._words_said}"
         if self.losses:
-            named = "; ".join(r.said for r in self.losses)
-            return f"LOST {len(self.losses)} of {len(known)} validated neurons: {named}"
+            return f"LOST {len(self.losses)} of {len(known)} validated neurons: {_named(self.losses)}"
         counts = Counter(r.fate for r in known)
         told = ", ".join(f"{counts[f]} {_FATE_SAID[f]}" for f in ("kept", "changed", "moved") if counts[f])
-        doubted = "; ".join(r.said for r in known if r.fate == "kept" and r.after != "validated")
-        doubt = f"; kept, but by a threshold no longer validated: {doubted}" if doubted else ""
+        doubt = f"; kept, but by a threshold no longer validated: {_named(self._doubted)}" if self._doubted else ""
         return f"no loss: of {len(known)} validated neurons {told}{doubt}{self._words_said}"
+
+    @property
+    def message(self) -> str:
+        """The verdict, then a line for each neuron that is lost or in doubt, and what to do next."""
+        told = self.losses or self._doubted
+        lines = [f"  {r.said}" for r in told[:MOST_TOLD]]
+        if len(told) > MOST_TOLD:
+            lines.append(f"  and {len(told) - MOST_TOLD} more: see the table of roles")
+        return "\n".join([self.verdict, *lines, *([_NEXT] if self.losses else [])])
+
+    @property
+    def _doubted(self) -> tuple[RoleChange, ...]:
+        """Those that kept their role, and fell by a threshold."""
+        return tuple(r for r in self.roles if r.fate == "kept" and r.after != "validated")
 
     @property
     def _words_said(self) -> str:
@@ -147,11 +179,21 @@ class Diff:
         }
 
 
+_NEXT = (
+    "Next: the table of roles says why, neuron by neuron; where a loss is meant, take the later run as the baseline "
+    "from now on."
+)
 _FATE_SAID = {
     "kept": "keep their role",
     "changed": "are validated still, their effect not shown to be the same",
     "moved": "moved to another neuron",
 }
+
+
+def _named(roles: Sequence[RoleChange]) -> str:
+    """The first ones by name, and how many more there are."""
+    more = len(roles) - MOST_NAMED
+    return ", ".join(r.name for r in roles[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def diff(before: str | Path | Run, after: str | Path | Run) -> Diff:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flashinterp.audit.diff_words import FATES
+from flashinterp.audit.diff_words import FATES, WordChange
 from flashinterp.audit.tables import Table
 from flashinterp.stats import Interval
 
@@ -68,17 +68,22 @@ def _effects(diff: Diff) -> list[Table]:
 def _words(diff: Diff) -> Table | None:
     if not diff.words:
         return None
-    rows = [
-        (w.id, w.neuron, w.fate, ", ".join(w.before), w.lead_before, ", ".join(w.after), w.lead_after, w.heir)
-        for w in diff.words
-    ]
     return Table(
         "words",
         "The claimed neurons' words since the baseline",
-        ("claim", "neuron", "best word", "words before", "lead before", "words", "lead", "moved to"),
-        tuple(rows),
+        ("claim", *_WORDS),
+        tuple((w.id, *_word_cells(w)) for w in diff.words),
         "By each claim's own lens and pole, best first. Lead: the first word's logit above the second's",
     )
+
+
+_WORDS = ("neuron", "best word", "words before", "lead before", "words", "lead", "moved to")
+
+
+def _word_cells(word: WordChange) -> tuple[str | float | None, ...]:
+    """A neuron with its best words in both runs, under `_WORDS`."""
+    said = ", ".join(word.before), word.lead_before, ", ".join(word.after), word.lead_after
+    return word.neuron, word.fate, *said, word.heir
 
 
 def _labels(diff: Diff) -> list[Table]:
@@ -99,16 +104,12 @@ def _labels(diff: Diff) -> list[Table]:
         )
     ]
     if found.foremost:
-        rows = [
-            (w.neuron, w.fate, ", ".join(w.before), w.lead_before, ", ".join(w.after), w.lead_after, w.heir)
-            for w in found.foremost
-        ]
         made.append(
             Table(
                 "foremost",
                 "The clearest words that were lost or moved",
-                ("neuron", "best word", "words before", "lead before", "words", "lead", "moved to"),
-                tuple(rows),
+                _WORDS,
+                tuple(map(_word_cells, found.foremost)),
                 "Of all neurons, whether a claim is about them or not",
                 "the lead before",
             )

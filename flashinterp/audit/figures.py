@@ -280,3 +280,7 @@ def _draw_shares(axes: Axes, chance: float | None, drawn: dict[str, Floats], han
         handles["95 % interval"] = Line2D([], [], color=SKY, linewidth=3.0)
     axes.yaxis.grid(True, color=SHADE, linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+MAKERS = (alignment, preservation, shares, spikes)
+TYPES = (SharePanel,)

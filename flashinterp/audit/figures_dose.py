@@ -159,3 +159,7 @@ def _draw_controls(axes: Axes, values: Floats, changes: Floats, handles: dict[st
     axes.fill_between(ends, [0, changes.min()], [0, changes.max()], color=ORANGE, linewidth=0, zorder=0.6)
     axes.axhline(0, color=MUTED, linewidth=0.6, zorder=0.7)
     handles["controls, lowest to highest"] = Patch(color=ORANGE, linewidth=0)
+
+
+MAKERS = (dose_response,)
+TYPES = (DosePanel,)

@@ -104,3 +104,7 @@ def _draw_row(axes: Axes, at: Floats, row: LayerRow, scores: Floats) -> None:
 def _in_words(layers: Sequence[int], row: LayerRow, scores: Floats) -> str:
     peak = int(scores[:, 0].argmax())
     return f"{short(row.label, 40)}: layer {layers[peak]} ({short(row.best, 32)}, {scores[peak, 0]:.3g})"
+
+
+MAKERS = (concept_layers,)
+TYPES = (LayerRow,)

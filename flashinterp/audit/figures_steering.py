@@ -172,3 +172,7 @@ def _grid(axes: Axes, at: Floats) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.grid(True, color=SHADE, linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+MAKERS = (dose_damage,)
+TYPES = (DamagePanel,)

@@ -14,22 +14,12 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from flashinterp.audit.lens_tables import study_tables
-from flashinterp.audit.role_tables import role_table
-from flashinterp.audit.role_tables import why_table as roles_why_table
-from flashinterp.audit.verdict_tables import (
-    Told,
-    direction_table,
-    reading_table,
-    verdict_table,
-    why_table,
-    writing_table,
-)
+from flashinterp.audit.derived import Recorded
 from flashinterp.claims import Claim, lock
 from flashinterp.errors import RunError
 from flashinterp.evidence import Evidence
 from flashinterp.neuron import NeuronId
-from flashinterp.ranking import Study
+from flashinterp.ranking import Result, Study
 from flashinterp.roles import Role, RoleEvidence, RoleRule, judge_roles
 from flashinterp.verdict import Rule, Verdict, judge
 
@@ -50,23 +40,65 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class RolesAgain:
-    """Roles judged again, what they rest on, and how the words of the labels are shown."""
+class Judged:
+    """One family of claims with its evidence and verdicts."""
+
+    claims: tuple[Claim, ...]
+    evidence: tuple[Evidence | str, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def measured(self) -> list[tuple[Claim, Evidence]]:
+        """The claims that could be measured, with what was."""
+        both = zip(self.claims, self.evidence, strict=True)
+        return [(claim, found) for claim, found in both if isinstance(found, Evidence)]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Roles in a fine-tune, what they rest on, and how the words of the labels are shown.
+
+    Attributes:
+        roles, found: one per claim of the base's judgement.
+        words: by token id.
+        base, tuned: the verdicts on both models; None where the claims were not judged on the fine-tune.
+    """
 
     roles: list[Role]
     found: list[RoleEvidence | str]
     words: dict[int, str]
-    base: list[Verdict]
-    tuned: list[Verdict] | None
+    base: Sequence[Verdict]
+    tuned: Sequence[Verdict] | None
+
+
+@dataclass(frozen=True)
+class Studied:
+    """A study of the lenses, and what comes out of it."""
+
+    found: Study
+    results: list[Result]
 
 
 @dataclass(frozen=True)
 class Again:
     """Everything of a run that can be judged again, by the names of its records."""
 
-    verdicts: dict[str, list[Verdict]]
-    roles: dict[str, RolesAgain]
-    studies: dict[str, dict[str, Told]] = field(default_factory=dict)
+    judgements: dict[str, Judged]
+    roles: dict[str, Roles]
+    studies: dict[str, Studied] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def resolve(self, recorded: Recorded) -> Any:
+        """What a record of the run holds, judged again.
+
+        Raises:
+            RunError: there is no such record.
+        """
+        among = ("judgements", "roles", "studies", "values")
+        found: Mapping[str, Any] = getattr(self, recorded.among) if recorded.among in among else {}
+        if recorded.name not in found:
+            raise RunError(f"there is no {recorded.name!r} among the {recorded.among} of the run: give a whole folder")
+        return recorded.of(found[recorded.name])
 
 
 def keep_verdicts(
@@ -168,34 +200,37 @@ def judge_again(results: Mapping[str, Any], raw: Raw) -> Again:
     Raises:
         RunError: a record names another that is not there, or evidence that is neither a file nor a reason.
     """
-    verdicts = {entry["name"]: _verdicts_again(entry, raw) for entry in results["judgements"]}
-    roles = {entry["name"]: _roles_again(entry, verdicts, raw) for entry in results["roles"]}
-    return Again(verdicts, roles, {entry["name"]: _study_again(entry, raw) for entry in results["studies"]})
+    judgements = {entry["name"]: _judged_again(entry, raw) for entry in results["judgements"]}
+    roles = {entry["name"]: _roles_again(entry, judgements, raw) for entry in results["roles"]}
+    return Again(judgements, roles, {entry["name"]: _studied_again(entry, raw) for entry in results["studies"]})
 
 
-def _verdicts_again(entry: Mapping[str, Any], raw: Raw) -> list[Verdict]:
-    claims = [claim_of(c) for c in entry["claims"]]
-    found = [_found(e, raw, Evidence.from_arrays) for e in entry["evidence"]]
-    return judge(claims, found, rule=Rule(**entry["rule"]), seed=entry["seed"])
+def _judged_again(entry: Mapping[str, Any], raw: Raw) -> Judged:
+    claims = tuple(claim_of(c) for c in entry["claims"])
+    found = tuple(_found(e, raw, Evidence.from_arrays) for e in entry["evidence"])
+    return Judged(claims, found, tuple(judge(claims, found, rule=Rule(**entry["rule"]), seed=entry["seed"])))
 
 
-def _roles_again(entry: Mapping[str, Any], verdicts: Mapping[str, list[Verdict]], raw: Raw) -> RolesAgain:
+def _roles_again(entry: Mapping[str, Any], judgements: Mapping[str, Judged], raw: Raw) -> Roles:
     for name in (entry["base"], entry["tuned"]):
-        if name is not None and name not in verdicts:
+        if name is not None and name not in judgements:
             raise RunError(f"the roles {entry['name']!r} rest on the judgement {name!r}, which is not recorded")
-    base, tuned = verdicts[entry["base"]], verdicts.get(entry["tuned"])
+    base = judgements[entry["base"]].verdicts
+    tuned = judgements[entry["tuned"]].verdicts if entry["tuned"] is not None else None
     found = [_found(e, raw, RoleEvidence.from_arrays) for e in entry["evidence"]]
     roles = judge_roles(base, found, rule=RoleRule(**entry["rule"]))
-    return RolesAgain(roles, found, {int(i): word for i, word in entry["words"].items()}, base, tuned)
+    return Roles(roles, found, {int(i): word for i, word in entry["words"].items()}, base, tuned)
 
 
-def _study_again(entry: Mapping[str, Any], raw: Raw) -> dict[str, Told]:
-    """A study's tables; its random streams are by name from the seed, as `flashinterp.bench.Bench` draws them."""
+def _studied_again(entry: Mapping[str, Any], raw: Raw) -> Studied:
     found = Study.from_arrays({name.removeprefix(entry["name"]): raw(name) for name in entry["raw"]})
     picks = {lens: found.real.picks[lens] for lens in entry["lenses"]}  # arrays have no order, a table's rows have
-    found = replace(found, missing=entry["missing"], real=replace(found.real, picks=picks))
-    results = found.results(lambda name: np.random.default_rng([entry["seed"], crc32(name.encode())]))
-    return study_tables(found, results)
+    return studied(replace(found, missing=entry["missing"], real=replace(found.real, picks=picks)), entry["seed"])
+
+
+def studied(found: Study, seed: int) -> Studied:
+    """A study's results; the random streams are by name from the seed, as `flashinterp.bench.Bench` draws them."""
+    return Studied(found, found.results(lambda name: np.random.default_rng([seed, crc32(name.encode())])))
 
 
 def _found(entry: Mapping[str, Any], raw: Raw, made: Callable[[Arrays], Any]) -> Any:
@@ -231,31 +266,3 @@ def _file(wanted: str, taken: Mapping[str, Any]) -> str:
     while (name := wanted if n == 1 else f"{wanted}-{n}") in taken:
         n += 1
     return name
-
-
-# --- tables ---------------------------------------------------------------------------------------------
-
-
-def tables_again(again: Again) -> dict[str, Told]:
-    """The report's tables that follow from verdicts and roles, by name; those of records that are there."""
-    made: dict[str, Told] = {}
-    if CLAIMS in again.verdicts:
-        made |= {f"clamp_causality--{n}": make(again.verdicts[CLAIMS]) for n, make in _OF_CLAIMS.items()}
-    if "unplanted" in again.verdicts:
-        made["clamp_causality--unplanted"] = verdict_table(again.verdicts["unplanted"])
-    if one := again.roles.get("roles"):
-        made["finetune_preservation--roles"] = role_table(one.roles, one.found, one.words)
-        if one.tuned is not None:
-            made["finetune_preservation--roles-why"] = roles_why_table(one.roles, one.base, one.tuned)
-    for prefix, tables in again.studies.items():
-        made |= {f"{prefix}{name}": told for name, told in tables.items()}
-    return made
-
-
-_OF_CLAIMS: dict[str, Callable[[Sequence[Verdict]], Told]] = {
-    "verdicts": verdict_table,
-    "writing": writing_table,
-    "reading": reading_table,
-    "direction": direction_table,
-    "why": why_table,
-}

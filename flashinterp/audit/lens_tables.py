@@ -1,26 +1,22 @@
-"""The tables that show how causal the neurons are that a lens names: made from a study alone, and again by `verify`."""
+"""The tables that show how causal the neurons are that a lens names: made from a study alone, by the eval and again by
+`verify`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from flashinterp.audit.verdict_tables import Told
 from flashinterp.ranking import ATTRIBUTION, Result, Study
-from flashinterp.roster import span
+from flashinterp.roster import Roster, span
 
 SHOWN = "top 5 %"
 """The measure of the figure and of the table by parts."""
 
 PERCENTILE = "Percentile: the share of the other neurons of its layer whose |effect| is smaller."
-
-
-def study_tables(found: Study, results: Sequence[Result]) -> dict[str, Told]:
-    """All of them by name; those by parts where the model has parts."""
-    made = {"lenses": lenses_table(found, results), "nulls": nulls_table(results)}
-    if len(found.regions) > 1:
-        made |= {"parts": parts_table(found, results), "parts-rest": parts_rest_table(found, results)}
-    return made
 
 
 def of(results: Sequence[Result], measure: str, region: int = 0) -> list[Result]:
@@ -108,3 +104,32 @@ def part_name(found: Study, region: int) -> str:
     """A part of the model, by its layers."""
     layers = found.regions[region]
     return f"layer{'s' if len(layers) > 1 else ''} {span(layers)}"
+
+
+def study_words_table(found: Study, words: Sequence[tuple[int, str]], roster: Roster) -> Told:
+    """Each word's found neuron for each lens; as text, since the numbers are in the raw arrays.
+
+    Args:
+        found: the study.
+        words: the token ids of the words asked for, and how they are shown.
+        roster: the model's MLPs.
+    """
+    outcomes = {lens: (pick, found.outcome(lens, 0)) for lens, pick in found.real.picks.items()}
+    rows: list[list[Any]] = []
+    for token_id, shown in words:
+        at, row = found.words.index(token_id), list[Any]([shown])
+        for pick, outcome in outcomes.values():
+            percentile = outcome.percentile[at]
+            neuron = f"{roster.neuron(int(outcome.found[at]))}{'+' if pick.signs[0, at] > 0 else '-'}"
+            told = f"{neuron} {100 * percentile:.1f} ({outcome.effect[at]:+.2f})"
+            row.append(told if np.isfinite(percentile) else None)
+        rows.append(row)
+    return (
+        ["word", *outcomes],
+        rows,
+        "The found neuron and its pole, its percentile (%) in its layer by |effect| on the word, and the effect (nats "
+        f"of log-odds from low to high). {PERCENTILE}",
+    )
+
+
+MAKERS = (lenses_table, nulls_table, parts_table, parts_rest_table, study_words_table)

@@ -139,6 +139,10 @@ class Reference:
         """The first neuron's best words, in a form that is safe to show."""
         return tuple(show(self.surfaces[i]) for i in words.ids[0, :n] if i >= 0)
 
+    def texts(self, words: Words) -> dict[int, str]:
+        """The surfaces of these words, by id."""
+        return {int(i): self.surfaces[i] for i in np.unique(words.ids) if i >= 0}
+
 
 def make_reference(
     maps: LensMaps, claims: Sequence[Claim], evidence: Sequence[Evidence | str], width: int
@@ -154,12 +158,7 @@ def make_reference(
     paper = maps[LENS]
     everywhere = np.arange(len(paper))
     each = [_claim_words(maps, claim) for claim in claims]
-    effects = np.zeros((len(claims), width))
-    measured = np.zeros(len(claims), dtype=bool)
-    for i, (claim, found) in enumerate(zip(claims, evidence, strict=True)):
-        if isinstance(found, Evidence) and found.unfit() is None:
-            sign = 1.0 if claim.drive == "+" else -1.0
-            effects[i], measured[i] = sign * (found.log_odds[:, -1] - found.log_odds[:, 0]), True
+    measured, effects = effects_of(claims, evidence, width)
     return Reference(
         surfaces=paper.vocabulary.surfaces,
         roster=paper.roster,
@@ -170,6 +169,19 @@ def make_reference(
         measured=measured,
         effects=effects,
     )
+
+
+def effects_of(
+    claims: Sequence[Claim], evidence: Sequence[Evidence | str], width: int
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Whether there is evidence on each claim [C], and its effects by prompt [C, width], as `Reference` holds them."""
+    effects = np.zeros((len(claims), width))
+    measured = np.zeros(len(claims), dtype=bool)
+    for i, (claim, found) in enumerate(zip(claims, evidence, strict=True)):
+        if isinstance(found, Evidence) and found.unfit() is None:
+            sign = 1.0 if claim.drive == "+" else -1.0
+            effects[i], measured[i] = sign * (found.log_odds[:, -1] - found.log_odds[:, 0]), True
+    return measured, effects
 
 
 def best_words(m: NeuronMap, pole: Pole, places: NDArray[np.int64]) -> Words:

@@ -14,7 +14,7 @@ from flashinterp.audit.schema import read_results
 from flashinterp.audit.tables import from_json, to_markdown
 
 # What the report is given apart, or does not show: the rest of results.json is its subject and settings.
-_APART = frozenset({"docs", "figures", "tests", "judgements", "roles", "studies", "tables"})
+_APART = frozenset({"docs", "figures", "tests", "judgements", "roles", "studies", "derivations", "tables"})
 
 
 def rendered(results: Mapping[str, Any], drawings: Mapping[str, str]) -> dict[str, str]:

@@ -40,7 +40,7 @@ def role_table(roles: Sequence[Role], found: Sequence[RoleEvidence | str], words
     )
 
 
-def why_table(roles: Sequence[Role], base: Sequence[Verdict], tuned: Sequence[Verdict]) -> Told:
+def roles_why_table(roles: Sequence[Role], base: Sequence[Verdict], tuned: Sequence[Verdict]) -> Told:
     """Why each role is what it is, beside the whole verdicts on both models."""
     rows = []
     for role, old, new in zip(roles, base, tuned, strict=True):
@@ -76,3 +76,6 @@ def label_words(found: Sequence[RoleEvidence | str], show: Any) -> dict[int, str
     measured = [e for e in found if isinstance(e, RoleEvidence)]
     ids = {i for e in measured for i in (e.label_before, e.label_after) if i >= 0}
     return {i: show(i) for i in ids}
+
+
+MAKERS = (role_table, roles_why_table)

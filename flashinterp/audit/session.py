@@ -7,31 +7,27 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
+from flashinterp.audit.derived import Derivation
 from flashinterp.audit.environment import environment, now
 from flashinterp.audit.figures import Figure
+from flashinterp.audit.findings import NAME as FINDINGS
+from flashinterp.audit.findings import Finding, answers_table
 from flashinterp.audit.folder import RunFolder, canonical_json
-from flashinterp.audit.judged import Kept, keep_roles, keep_study, keep_verdicts
+from flashinterp.audit.judged import Again
 from flashinterp.audit.ledger import Ledger
+from flashinterp.audit.recording import Recording
 from flashinterp.audit.render import rendered
-from flashinterp.audit.report import ANSWERS
 from flashinterp.audit.schema import RESULTS
 from flashinterp.audit.schema import SCHEMA_VERSION as SCHEMA_VERSION
 from flashinterp.audit.tables import Table, to_json, to_text
 from flashinterp.checkpoint import Checkpoint
-from flashinterp.errors import RunError
-from flashinterp.evidence import Evidence
 from flashinterp.limits import LIMITS as KNOWN_LIMITS
 from flashinterp.prompts import PromptSet, shipped
-from flashinterp.ranking import Study
-from flashinterp.roles import Role, RoleEvidence, RoleRule
-from flashinterp.verdict import Rule, Verdict
 
 READING_ORDER = (
     "decode_correctness",
@@ -56,8 +52,6 @@ _UNFINISHED = """# INCOMPLETE
 This run has not reached its end: it is still going on, or it was killed. It is no audit, and nothing in this folder is
 a pass. What was measured so far is in `tables/` and `raw/`; `events.jsonl` says how far it came.
 """
-
-_ANSWERS = "Each has its tables, with intervals and controls, under the eval of its name."
 
 LIMITS = (
     "A verdict is about this model, these prompts and this dtype; it says nothing of other texts or retrained models.",
@@ -103,24 +97,8 @@ class Options:
     bundled: str | None = None
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One result of the paper beside what was found here, in words.
-
-    Attributes:
-        order: where it stands among the others.
-        paper, here: the result there and here.
-        planted: what is true here, on bundled models.
-    """
-
-    order: int
-    paper: str
-    here: str
-    planted: str | None = None
-
-
 @dataclass
-class AuditSession:
+class AuditSession(Recording):
     """The run's folder and everything recorded into it.
 
     Attributes:
@@ -148,6 +126,7 @@ class AuditSession:
     judgements: list[dict[str, Any]] = field(default_factory=list)
     roles: list[dict[str, Any]] = field(default_factory=list)
     studies: list[dict[str, Any]] = field(default_factory=list)
+    derivations: list[Derivation] = field(default_factory=list)
     eval_files: list[Path] = field(default_factory=list)
     resolved: dict[str, Any] = field(default_factory=dict)
     started: str = field(default_factory=now)
@@ -158,6 +137,7 @@ class AuditSession:
     _entered: Ledger = field(default_factory=Ledger, init=False, repr=False)
     _locked: str | None = field(default=None, init=False, repr=False)
     _arrays: set[str] = field(default_factory=set, init=False, repr=False)
+    _held: Again = field(default_factory=lambda: Again({}, {}, {}), init=False, repr=False)
 
     @property
     def ledger(self) -> Counter[str]:
@@ -187,77 +167,6 @@ class AuditSession:
         self._locked = str(lock["sha256"])
         self.folder.append_event({"event": "locked", "sha256": self._locked, "time": now()})
 
-    # --- what the evals record ----------------------------------------------------------------------
-
-    def add_table(self, table: Table) -> None:
-        """Keep a table.
-
-        Raises:
-            RunError: there is one of this name already, and it would be lost.
-        """
-        if any(t.name == table.name for t in self.tables):
-            raise RunError(f"two tables are named {table.name!r}: give each its own name within the eval")
-        self.folder.write_table(table)
-        self.tables.append(table)
-
-    def add_figure(self, figure: Figure) -> None:
-        """Keep a drawing and the points that it draws; raises as `add_arrays`."""
-        self.add_arrays(figure.name, figure.data)
-        self.folder.write_figure(figure.name, figure.svg)
-        self.figures.append(figure)
-
-    def add_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Keep raw numbers.
-
-        Raises:
-            RunError: there are some of this name already, and they would be lost.
-        """
-        if name in self._arrays:
-            raise RunError(f"two sets of raw numbers are named {name!r}: give each its own name")
-        self.folder.write_arrays(name, arrays)
-        self._arrays.add(name)
-
-    def add_judgement(
-        self, name: str, verdicts: Sequence[Verdict], evidence: Sequence[Evidence | str], *, rule: Rule, seed: int
-    ) -> None:
-        """Keep all that a family's verdicts rest on, so that `verify` can reach them again.
-
-        The judgement named ``claims`` is that of the locked claims, on the model under audit.
-        """
-        self._keep(self.judgements, keep_verdicts(name, verdicts, evidence, rule=rule, seed=seed))
-
-    def add_roles(
-        self,
-        name: str,
-        roles: Sequence[Role],
-        found: Sequence[RoleEvidence | str],
-        *,
-        base: str,
-        words: Mapping[int, str],
-        tuned: str | None = None,
-        rule: RoleRule | None = None,
-    ) -> None:
-        """Keep all that roles rest on; see `flashinterp.audit.judged.keep_roles`."""
-        kept = keep_roles(name, roles, found, base=base, tuned=tuned, rule=rule or RoleRule(), words=words)
-        self._keep(self.roles, kept)
-
-    def add_study(self, prefix: str, found: Study, seed: int) -> None:
-        """Keep all that a study of the lenses rests on; see `flashinterp.audit.judged.keep_study`."""
-        self._keep(self.studies, keep_study(prefix, found, seed))
-
-    def _keep(self, records: list[dict[str, Any]], kept: Kept) -> None:
-        if any(r["name"] == kept.record["name"] for r in records):
-            raise RunError(f"two judgements are named {kept.record['name']!r}: give each its own name")
-        for name, arrays in kept.arrays.items():
-            self.add_arrays(name, arrays)
-        records.append(kept.record)
-
-    def add_verdicts(self, verdicts: Sequence[Verdict]) -> None:
-        self.verdicts += [v.record() for v in verdicts]
-
-    def add_finding(self, finding: Finding) -> None:
-        self.findings.append(finding)
-
     def count(self, outcome: str, test: str, reason: str = "", seconds: float | None = None) -> None:
         """Enter one test's outcome into the ledger and the event log; an error in its clean-up replaces it."""
         self._entered.enter(outcome, test, reason, seconds)
@@ -272,17 +181,7 @@ class AuditSession:
         """The tables, by eval, in the order in which a reader wants them; the answers first."""
         rank = {name: i for i, name in enumerate(READING_ORDER)}
         tables = sorted(self.tables, key=lambda t: rank.get(t.name.partition("--")[0], len(rank)))
-        return [*self._answers(), *tables]
-
-    def _answers(self) -> list[Table]:
-        """The paper's results beside those found here, as far as the evals that ran found any."""
-        if not self.findings:
-            return []
-        known = any(f.planted is not None for f in self.findings)
-        headers = ("in the paper (Llama 3.1 8B)", "in this model", *(["planted"] if known else []))
-        ordered = sorted(self.findings, key=lambda f: f.order)
-        rows = tuple((f.paper, f.here, *([f.planted] if known else [])) for f in ordered)
-        return [Table(f"{ANSWERS}--paper", "The paper's results, and this model's", headers, rows, _ANSWERS)]
+        return [*([answers_table(self.findings)] if self.findings else []), *tables]
 
     # --- the end ------------------------------------------------------------------------------------
 
@@ -305,6 +204,7 @@ class AuditSession:
             "judgements": self.judgements,
             "roles": self.roles,
             "studies": self.studies,
+            "derivations": [d.record() for d in self.derivations],
             "tables": [to_json(t) for t in self.in_reading_order()],
             "figures": [{"name": f.name, "title": f.title, "alt": f.alt} for f in self.figures],
             "docs": [{"eval": name, "text": text} for name, text in self._ordered_docs().items()],
@@ -352,5 +252,5 @@ class AuditSession:
     def summary(self) -> str:
         """Every table as text, for the terminal, where the end is what one sees: the answers last."""
         tables = self.in_reading_order()
-        answers = [t for t in tables if t.name.startswith(f"{ANSWERS}--")]
+        answers = [t for t in tables if t.name == FINDINGS]
         return "\n\n".join(to_text(t) for t in [*(t for t in tables if t not in answers), *answers])

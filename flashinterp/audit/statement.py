@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flashinterp.audit._verify_says import LOCK
 from flashinterp.audit.folder import MANIFEST, sha256_of
 from flashinterp.audit.schema import RESULTS, SCHEMA_VERSION, read_results
-from flashinterp.audit.verify import LOCK, Verification, verify
+from flashinterp.audit.verify import Verification, verify
 from flashinterp.errors import RunError
 
 STATEMENT = "https://in-toto.io/Statement/v1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +47,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Told:
         rows,
         "validated: reads and writes. lever: writes only. detector: reads only. refuted: neither, more than controls "
         "do. inconclusive: the evidence goes neither way. The lens has selected on one side, which proves nothing "
-        "about that side: the one in `tested by` is the test.",
+        "about that side: the one under 'tested by' is the test.",
     )
 
 
@@ -114,7 +115,7 @@ def direction_table(verdicts: Sequence[Verdict]) -> Told:
     return (
         ["claim", "pole", "claimed", "gate g", "act(g)", "z read", "z write", "s.d.", "predicted", "observed"],
         rows,
-        "A clamp at `up` adds act(g)·(c - u)·W_down[:, n], so the word's logit follows the sign of act(g) times that "
+        "A clamp at up adds act(g)·(c - u)·W_down[:, n], so the word's logit follows the sign of act(g) times that "
         "of what the neuron writes. g and act(g): means at the measured position. z read: the word's logit by the "
         "paper lens. z write: by the write lens; s.d.: how far above other words' (a logit that all words share "
         "cancels); within one, the neuron hardly writes the word, and the direction is not predicted (0). A negative "
@@ -127,3 +128,16 @@ def why_table(verdicts: Sequence[Verdict]) -> Told:
     """Why each curve goes the way it goes, in words."""
     rows = [[v.claim.id, str(v.claim.neuron), v.explained.get("why")] for v in verdicts]
     return ["claim", "neuron", "why"], rows, "s.d.: standard deviations above or below what it writes of other words."
+
+
+def verdicts_counted(verdicts: Sequence[Verdict]) -> tuple[str, str | None]:
+    """The verdicts counted, in words, and what they should be where that is known."""
+
+    def counted(names: list[str | None]) -> str:
+        return ", ".join(f"{n} {name}" for name, n in Counter(names).most_common())
+
+    truth = [v.claim.expect for v in verdicts if v.claim.source == "fixture"]
+    return counted([v.verdict for v in verdicts]), counted(list(truth)) if truth else None
+
+
+MAKERS = (verdict_table, writing_table, reading_table, direction_table, why_table, verdicts_counted)

@@ -202,7 +202,7 @@ def diff(before: str, after: str, as_json: bool) -> int:
     found = diff(before, after)
     show("diff", as_json, found.as_dict(), found.tables)
     if not as_json:
-        write(f"\n{found.verdict}")
+        write(f"\n{found.message}")
     return found.exit_code
 
 

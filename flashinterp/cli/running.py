@@ -22,7 +22,7 @@ from flashinterp.cli.job import (
     count,
     options,
 )
-from flashinterp.cli.show import note, show
+from flashinterp.cli.show import note, progress, show
 
 if TYPE_CHECKING:
     from flashinterp.audit.tables import Table
@@ -86,7 +86,8 @@ def sweep(
         doses = given.natural_doses(bench, neuron, [token.id for token in wanted])
     shown = texts or bench.heldout
     note(f"sweeping {neuron}: {len(doses)} values over {len(shown)} prompts")
-    curves = sweep(live.model, bench.tokenizer, shown, [neuron], doses, wanted, site=site)
+    with progress(f"sweeping {neuron}", " points") as step:
+        curves = sweep(live.model, bench.tokenizer, shown, [neuron], doses, wanted, site=site, progress=step)
     if plot:
         given.write_svg(plot, _drawn(curves))
     record = {
@@ -185,19 +186,21 @@ def steer(
     for name in fixed:
         live.checkpoint.layout.roster.check(name)
     note(f"answering {n} times with and without the clamp")
-    answers = steer(
-        live.model,
-        live.checkpoint.tokenizer,
-        prompt,
-        fixed,
-        n=n,
-        rng=np.random.default_rng(seed),
-        site=site,
-        positions=positions,
-        chat=chat,
-        max_new_tokens=new_tokens,
-        do_sample=not greedy,
-    )
+    with progress("answering", " answers") as step:
+        answers = steer(
+            live.model,
+            live.checkpoint.tokenizer,
+            prompt,
+            fixed,
+            n=n,
+            rng=np.random.default_rng(seed),
+            site=site,
+            positions=positions,
+            chat=chat,
+            progress=step,
+            max_new_tokens=new_tokens,
+            do_sample=not greedy,
+        )
     rates = _rates(answers, words)
     tables = [_side_by_side(answers, ", ".join(clamps)), *([_rate_table(rates, n)] if rates else [])]
     show("steer", as_json, {"model": model, "clamps": fixed, **vars(answers), "rates": rates}, tables)
@@ -294,7 +297,8 @@ def reverse(
     live = given.live(model, device=device, dtype=dtype, revision=revision)
     bench: Bench = given.bench(live, prompts, seed)
     note(f"reversing the rows that read {token!r}, with {controls} controls of each kind")
-    made = reverse(bench, given.token(token), folder=out, edits=edits, controls=controls)
+    with progress(f"reversing {token!r}", " edits") as step:
+        made = reverse(bench, given.token(token), folder=out, edits=edits, controls=controls, progress=step)
     rows = [{"row": str(row.place), "cosine": row.cosine} for row in made.ranked[: len(made.edits)]]
     summary = {
         "token": made.concept.token.text,

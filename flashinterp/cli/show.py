@@ -49,11 +49,11 @@ def write(text: str) -> None:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress(what: str, unit: str = "it") -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal's stderr, from the second second on; gives the function (done, in all) that moves it."""
     from tqdm import tqdm
 
-    with tqdm(desc=what, delay=2, disable=None, unit_scale=True) as bar:
+    with tqdm(desc=one_line(what), delay=2, disable=None, unit=unit, unit_scale=True) as bar:
 
         def step(done: int, total: int) -> None:
             bar.total = total

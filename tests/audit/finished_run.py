@@ -5,21 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 
+from flashinterp.audit.derived import Recorded
 from flashinterp.audit.figures import spikes
+from flashinterp.audit.figures_evidence import natural_doses
 from flashinterp.audit.folder import MANIFEST, RunFolder, canonical_json, sha256_of
-from flashinterp.audit.lens_tables import study_tables
-from flashinterp.audit.role_tables import role_table, why_table
-from flashinterp.audit.session import AuditSession, Finding, Options
+from flashinterp.audit.lens_tables import lenses_table, nulls_table, parts_rest_table, parts_table
+from flashinterp.audit.role_tables import role_table, roles_why_table
+from flashinterp.audit.session import AuditSession, Options
 from flashinterp.audit.tables import Table
-from flashinterp.audit.verdict_tables import direction_table, reading_table, verdict_table, writing_table
-from flashinterp.audit.verdict_tables import why_table as verdict_why_table
+from flashinterp.audit.verdict_tables import (
+    direction_table,
+    reading_table,
+    verdict_table,
+    verdicts_counted,
+    why_table,
+    writing_table,
+)
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.claims import Claim, lock
 from flashinterp.evidence import Evidence
@@ -82,30 +88,39 @@ def finished(out: Path, base: Checkpoint, tuned: Checkpoint | None) -> Path:
     session.add_judgement("claims", verdicts, EVIDENCE, rule=Rule(), seed=SEED)
     session.add_judgement("claims-tuned", verdicts, EVIDENCE, rule=Rule(), seed=SEED)
     session.add_verdicts(verdicts)
+    told = Recorded("judgements", "claims", "verdicts")
     for name, make in (
         ("verdicts", verdict_table),
         ("writing", writing_table),
         ("reading", reading_table),
         ("direction", direction_table),
-        ("why", verdict_why_table),
+        ("why", why_table),
     ):
-        _add(session, f"clamp_causality--{name}", *make(verdicts))
+        session.derive_table(make, f"clamp_causality--{name}", f"Of {name}", told)
+    session.derive_figure(natural_doses, "clamp_causality--natural", "Doses", Recorded("judgements", "claims"))
     found: list[RoleEvidence | str] = [role_evidence(), "refuted in the base", role_evidence(0.0, HEIR), "none"]
     roles = judge_roles(verdicts, found)
     words = {5: " dog", 6: HOSTILE}
     session.add_roles("roles", roles, found, base="claims", tuned="claims-tuned", words=words)
     session.add_roles("roles-new concept", roles, found, base="claims", words=words)
-    _add(session, "finetune_preservation--roles", *role_table(roles, found, words))
-    _add(session, "finetune_preservation--roles-why", *why_table(roles, verdicts, verdicts))
-    study = small_study()
-    session.add_study("lens_predicts_causality--", study, SEED)
-    streams = partial(_stream, SEED)
-    for kind, told in study_tables(study, study.results(streams)).items():
-        _add(session, f"lens_predicts_causality--{kind}", *told)
+    parts = [Recorded("roles", "roles", part) for part in ("roles", "found", "words", "base", "tuned")]
+    session.derive_table(role_table, "finetune_preservation--roles", "Of roles", *parts[:3])
+    session.derive_table(roles_why_table, "finetune_preservation--roles-why", "Of roles", parts[0], *parts[3:])
+    session.add_study("lens_predicts_causality--", small_study(), SEED)
+    whole, rest = (Recorded("studies", "lens_predicts_causality--", part) for part in ("found", "results"))
+    for name, make, values in (
+        ("lenses", lenses_table, (whole, rest)),
+        ("nulls", nulls_table, (rest,)),
+        ("parts", parts_table, (whole, rest)),
+        ("parts-rest", parts_rest_table, (whole, rest)),
+    ):
+        session.derive_table(make, f"lens_predicts_causality--{name}", f"Of {name}", *values)
     session.add_table(Table("decode_speed--t", HOSTILE, ("word", HOSTILE), ((HOSTILE, 1.5), ("x", None), ("y", True))))
-    session.add_figure(spikes("specialised_neurons--s", HOSTILE, np.arange(8.0).reshape(2, 4), [(3, HOSTILE)]))
+    scores = np.arange(8.0).reshape(2, 4)
+    session.derive_figure(spikes, "specialised_neurons--s", HOSTILE, scores, [(3, HOSTILE)])
+    session.add_figure(spikes("specialised_neurons--own", "Of their own", scores))
     session.add_arrays("own--raw", {"x": np.arange(3), "inf": np.array([np.inf])})
-    session.add_finding(Finding(1, "a dog neuron", HOSTILE, "known"))
+    session.derive_finding(verdicts_counted, "clamp_causality", 2, HOSTILE, told)
     session.docs = {"own_eval": HOSTILE, "clamp_causality": "What it asks.\n\n### A test\n\n- one\n- two"}
     session.resolved = {"dtype": "float32", "probe": {"head": 0.0}}
     session.ledger["collected"], session.ledger["deselected"] = 5, 0
@@ -142,14 +157,6 @@ def small_study() -> Study:
 
     nulls = {"permuted": (world(), world())}
     return Study((3, 4, 5, 6), 4, ((0, 1), (0,), (1,)), world("write", "paper"), nulls, {"random": "no time was left"})
-
-
-def _stream(seed: int, name: str) -> np.random.Generator:
-    return np.random.default_rng([seed, crc32(name.encode())])
-
-
-def _add(session: AuditSession, name: str, headers: list[str], rows: list[list[Any]], caption: str) -> None:
-    session.add_table(Table(name, f"Of {name}", tuple(headers), tuple(map(tuple, rows)), caption))
 
 
 def copied(folder: Path, target: Path) -> Path:

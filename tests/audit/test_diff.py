@@ -50,9 +50,14 @@ def test_a_neuron_whose_effect_is_gone_is_lost_whatever_it_came_out_as(verdict: 
     assert role.fate in LOSSES
     assert (role.fate == "not measured") == (verdict in ("not_measured", "not_comparable"))
     assert found.exit_code == 1
-    assert (
-        found.verdict == f"LOST 1 of 1 validated neurons: dog (␣dog at L1N2) is now {verdict}: it came out as {verdict}"
-    )
+    assert found.verdict == "LOST 1 of 1 validated neurons: dog (␣dog at L1N2)"
+    first, line, step = found.message.splitlines()
+    assert first == found.verdict
+    change = f"change {(OFF - CLEAN).mean():+.3g}, margin {RoleRule().margin(float(CLEAN.mean())):.3g}"
+    figures = f"effect 2, was 2 nats ({change}); AUC 1, was 1"
+    why = figures if role.fate == "lost" else f"it came out as {verdict}"
+    assert line == f"  dog (␣dog at L1N2) is now {verdict}: {why}"
+    assert step.startswith("Next: the table of roles says why")
 
 
 @pytest.mark.parametrize("verdict", [v for v in VERDICTS if v != "validated"])
@@ -72,7 +77,8 @@ def test_a_neuron_that_no_claim_is_about_is_not_measured_and_that_is_a_loss() ->
         ("cat", "gained", "validated"),
     ]
     assert found.exit_code == 1
-    assert "dog (␣dog at L1N2) is not among the claims of the later run" in found.verdict
+    assert found.verdict == "LOST 1 of 1 validated neurons: dog (␣dog at L1N2)"
+    assert "\n  dog (␣dog at L1N2) is not among the claims of the later run\n" in found.message
 
 
 @pytest.mark.parametrize("change", [{"token": " cat"}, {"token": 7}, {"neuron": "L1N1"}, {"direction": "-"}])
@@ -119,7 +125,8 @@ def test_a_verdict_that_falls_over_a_threshold_is_no_loss_where_the_role_is_show
     found = diff(run(entry()), run(entry("inconclusive")))
     assert [r.fate for r in found.roles] == ["kept"]
     assert found.exit_code == 0
-    assert "no longer validated: dog (␣dog at L1N2) is now inconclusive" in found.verdict
+    assert "no longer validated: dog (␣dog at L1N2); 100.0% [" in found.verdict
+    assert found.message.splitlines()[1:] == ["  dog (␣dog at L1N2) is now inconclusive: it came out as inconclusive"]
 
 
 def test_the_same_effect_without_reading_is_a_loss() -> None:
@@ -342,10 +349,41 @@ def test_tables_and_json_hold_what_was_found() -> None:
     assert loaded["roles"][0]["fate"] == "moved"
 
 
+def test_of_figures_that_are_not_there_nothing_is_said() -> None:
+    """Runs that cannot be paired have no change, a side that was not measured no figure, and then the reason stands."""
+    unpaired = diff(run(entry()), run(entry("refuted", auc=0.5), seed=1))
+    assert "  dog (␣dog at L1N2) is now refuted: effect 2, was 2 nats; AUC 0.5, was 1\n" in unpaired.message
+    bare = diff(run(entry()), run(entry("refuted", figures={})))
+    assert "  dog (␣dog at L1N2) is now refuted: it came out as refuted\n" in bare.message
+
+
+@pytest.mark.parametrize(
+    ("lost", "named", "lines", "more"), [(1, 1, 1, ""), (8, 8, 8, ""), (20, 8, 20, ""), (26, 8, 20, "6 more")]
+)
+def test_a_message_of_many_losses_stays_short(lost: int, named: int, lines: int, more: str) -> None:
+    before = [entry(id=f"claim-{i}", direction=str(i)) for i in range(lost)]
+    found = diff(run(*before, without=True), run(without=True))
+    first, *rest, step = found.message.splitlines()
+    assert first == found.verdict
+    assert first.count("(␣dog at L1N2)") == named
+    assert first.endswith(f" and {lost - named} more" if lost > named else ")")
+    assert len(first) < 300
+    assert len([line for line in rest if "is not among the claims" in line]) == lines
+    assert rest[lines:] == ([f"  and {more}: see the table of roles"] if more else [])
+    assert step.startswith("Next: ")
+    assert len(found.as_dict()["losses"]) == lost
+
+
+def test_the_message_of_no_loss_is_the_verdict() -> None:
+    found = diff(run(entry()), run(entry()))
+    assert found.message == found.verdict
+
+
 def test_hostile_text_of_a_run_is_shown_harmless() -> None:
     nasty = entry("refuted", id="x\n\x1b[2J\u202e", reason="</script>\r" + "y" * 10_000, auc=0.5)
     found = diff(run(entry(id=nasty["id"])), with_effects(nasty, effects=[OFF]))
-    shown = [found.verdict, *(to_text(t) + to_markdown(t) for t in found.tables)]
+    shown = [*found.message.splitlines(), *(to_text(t) + to_markdown(t) for t in found.tables)]
     assert not [c for text in shown for c in text if c in "\x1b\u202e\r"]
     assert "\n" not in found.verdict
-    assert len(found.verdict) < 1000
+    assert max(map(len, found.message.splitlines())) < 300
+    assert len(found.message.splitlines()) == 3

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from flashinterp.audit.judged import claim_of, judge_again, keep_roles, keep_study, keep_verdicts, tables_again
+from flashinterp.audit.derived import Recorded
+from flashinterp.audit.judged import claim_of, judge_again, keep_roles, keep_study, keep_verdicts, studied
 from flashinterp.claims import lock
 from flashinterp.errors import RunError
 from flashinterp.roles import RoleRule, judge_roles
 from flashinterp.verdict import Rule, judge
 from tests.audit.finished_run import CLAIMS, EVIDENCE, SEED, role_evidence, small_study
+from tests.helpers import assert_one_line_with_next_step
 
 VERDICTS = judge(CLAIMS, EVIDENCE, rule=Rule(), seed=SEED)
 KEPT = keep_verdicts("claims", VERDICTS, EVIDENCE, rule=Rule(), seed=SEED)
@@ -40,13 +42,31 @@ def test_verdicts_roles_and_studies_are_reached_again() -> None:
     study = keep_study("lens_predicts_causality--", small_study(), SEED)
     arrays = {**KEPT.arrays, **kept.arrays, **study.arrays}
     again = judge_again(results(roles=[kept.record], studies=[study.record]), arrays.__getitem__)
-    assert again.verdicts["claims"] == VERDICTS
+    assert again.judgements["claims"].verdicts == tuple(VERDICTS)
+    assert again.judgements["claims"].claims == CLAIMS
     assert again.roles["roles"].roles == roles
     assert again.roles["roles"].words == {5: " dog"}
-    made = tables_again(again)
-    assert "finetune_preservation--roles" in made
-    assert "finetune_preservation--roles-why" not in made  # there is no verdict on the fine-tune
-    assert [row[1] for row in made["lens_predicts_causality--lenses"][1]][:2] == ["write", "paper"]
+    assert again.roles["roles"].tuned is None
+    found_again = again.studies["lens_predicts_causality--"]
+    assert list(found_again.found.real.picks) == ["write", "paper"]
+    assert found_again.results == studied(small_study(), SEED).results
+    assert again.resolve(Recorded("judgements", "claims", "verdicts")) == tuple(VERDICTS)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "told"),
+    [
+        (Recorded("judgements", "none"), "no 'none' among the judgements"),
+        (Recorded("roles", "claims"), "no 'claims' among the roles"),
+        (Recorded("files", "claims"), "no 'claims' among the files"),  # type: ignore[arg-type]
+        (Recorded("judgements", "claims", "__class__"), "is no part of a record"),
+    ],
+)
+def test_what_was_not_recorded_is_not_resolved(recorded: Recorded, told: str) -> None:
+    again = judge_again(results(), KEPT.arrays.__getitem__)
+    with pytest.raises(RunError, match=told) as caught:
+        again.resolve(recorded)
+    assert_one_line_with_next_step(caught.value)
 
 
 @pytest.mark.parametrize("entry", [{"raw": None, "reason": None}, {"raw": "claims--dog", "reason": "both"}])

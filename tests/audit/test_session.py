@@ -43,6 +43,7 @@ KEYS = {
     "judgements",
     "roles",
     "studies",
+    "derivations",
     "tables",
     "figures",
     "docs",

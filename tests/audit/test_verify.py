@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashinterp.audit import verify as module
 from flashinterp.audit.folder import MANIFEST, RunFolder, read_arrays, sha256_of
+from flashinterp.audit.render import rendered
 from flashinterp.audit.verify import verify
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.errors import RunError
@@ -22,9 +22,10 @@ from tests.audit.finished_run import copied, edit_json, files_of, finished, list
 from tests.helpers import assert_one_line_with_next_step
 
 DERIVED = (
+    "answers--paper",
     *(f"clamp_causality--{name}" for name in ("verdicts", "writing", "reading", "direction", "why")),
-    *("finetune_preservation--roles", "finetune_preservation--roles-why"),
     *(f"lens_predicts_causality--{name}" for name in ("lenses", "nulls", "parts", "parts-rest")),
+    *("finetune_preservation--roles", "finetune_preservation--roles-why"),
 )
 
 
@@ -69,7 +70,8 @@ def test_a_whole_folder_verifies_and_is_left_as_it_is(whole: Path) -> None:
 def test_it_is_said_what_rests_on_raw_numbers_and_what_does_not(whole: Path) -> None:
     found = verify(whole)
     assert found.derived == DERIVED
-    assert found.covered == ("answers--paper", "decode_speed--t")
+    assert found.drawn == ("clamp_causality--natural", "specialised_neurons--s")
+    assert found.covered == ("decode_speed--t", "specialised_neurons--own")
     assert all(check.proves and check.leaves for check in found.checks)
     assert "decode_speed--t" in found.said()
     assert "does not show that the run was honest" in found.said()
@@ -268,7 +270,7 @@ def test_a_manifest_that_was_written_anew_is_known_by_its_digest(run: Path) -> N
     """The one forgery that nothing in the folder can show."""
     told = sha256_of(run / MANIFEST)
     edit_json(run / "results.json", lambda r: r["limits"].clear())
-    for path, text in module.rendered(json.loads((run / "results.json").read_text()), _drawn(run)).items():
+    for path, text in rendered(json.loads((run / "results.json").read_text()), _drawn(run)).items():
         RunFolder(run).write_at(path, text)
     list_anew(run)
     assert verify(run).ok
@@ -326,7 +328,18 @@ def forged(run: Path, change: Callable[[Any], Any], name: str = "results.json") 
         ),
         pytest.param(lambda r: r["tables"][-1].update(caption="x"), "tables/decode_speed--t.md", id="another caption"),
         pytest.param(lambda r: r["docs"][0].update(text="x"), "report.html", id="a docstring"),
-        pytest.param(lambda r: r["figures"][0].update(alt="x"), "report.html", id="an alternative text"),
+        pytest.param(lambda r: r["figures"][0].update(alt="x"), "is not described as it is: alt", id="an alt text"),
+        pytest.param(lambda r: r["figures"][2].update(alt="x"), "report.html", id="another alt text"),
+        pytest.param(
+            lambda r: r["derivations"][0].update(make="writing_table"), "is not what raw/ gives", id="another function"
+        ),
+        pytest.param(lambda r: r["derivations"][0].update(make="eval"), "this release has no 'eval'", id="a built-in"),
+        pytest.param(lambda r: r["derivations"][0].update(raw="own--raw"), "not on clamp", id="another file"),
+        pytest.param(lambda r: r["derivations"][0].update(name="../x"), "cannot name a file", id="a path"),
+        pytest.param(lambda r: r["derivations"][0].update(kind="x"), "does not follow its schema", id="another kind"),
+        pytest.param(
+            lambda r: r["tables"][0]["rows"][0].__setitem__(1, "9"), "the table answers--paper", id="a finding"
+        ),
         pytest.param(lambda r: r["environment"].update(gpu="H900"), "environment.json", id="the environment"),
         pytest.param(lambda r: r["model"].update(name="another"), "report", id="the model"),
         pytest.param(lambda r: r.update(status="passed"), "events.jsonl ends with", id="the status"),
@@ -337,7 +350,9 @@ def forged(run: Path, change: Callable[[Any], Any], name: str = "results.json") 
         pytest.param(lambda r: r.update(claims_sha256="0" * 64), "claims.lock.json says", id="the lock's digest"),
         pytest.param(lambda r: r.update(seed=4), "has seed 4", id="the run's seed"),
         pytest.param(lambda r: r["tables"].pop(), "tables/decode_speed--t.md is in the folder", id="a dropped table"),
-        pytest.param(lambda r: r["figures"].clear(), "figures/specialised_neurons--s.svg is in", id="a dropped figure"),
+        pytest.param(
+            lambda r: r["figures"].clear(), "the figure clamp_causality--natural has its values", id="a dropped figure"
+        ),
         pytest.param(lambda r: r.update(extra=1), "$.extra is not known", id="a key"),
         pytest.param(lambda r: r.update(schema_version=2), "has schema 2, this release reads 1", id="a version"),
     ],
@@ -369,14 +384,47 @@ def test_what_follows_from_results_follows_byte_for_byte(run: Path, name: str) -
     assert f"{name} is not what results.json gives" in first(run)
 
 
-def test_a_figure_of_its_own_is_noticed(run: Path) -> None:
+def test_a_figure_that_shows_something_else_is_noticed(run: Path) -> None:
     drawing = run / "figures" / "specialised_neurons--s.svg"
     drawing.write_text(drawing.read_text().replace("#0072b2", "#d55e00"))
     list_anew(run)
-    assert "report.html is not what results.json gives" in first(run)
-    shutil.copy(drawing, run / "figures" / "more.svg")
+    assert "figures/specialised_neurons--s.svg does not show the points that raw/ gives" in first(run)
+
+
+def test_a_figure_whose_values_are_not_kept_is_held_to_the_report(run: Path) -> None:
+    drawing = run / "figures" / "specialised_neurons--own.svg"
+    drawing.write_text(drawing.read_text().replace("#0072b2", "#d55e00"))
     list_anew(run)
-    assert not verify(run).ok
+    assert "report.html is not what results.json gives" in first(run)
+
+
+def test_a_figure_of_its_own_is_noticed(run: Path) -> None:
+    shutil.copy(run / "figures" / "specialised_neurons--s.svg", run / "figures" / "more.svg")
+    list_anew(run)
+    assert "figures/more.svg is in the folder" in first(run)
+
+
+def test_another_matplotlib_draws_other_strokes_through_the_same_points(run: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("matplotlib.__version__", "0.0")
+    drawing = run / "figures" / "specialised_neurons--s.svg"
+    drawing.write_text(drawing.read_text().replace("#0072b2", "#d55e00"))
+    for path, text in rendered(json.loads((run / "results.json").read_text()), _drawn(run)).items():
+        RunFolder(run).write_at(path, text)
+    list_anew(run)
+    found = verify(run)
+    assert found.ok
+    (figures,) = (c for c in found.checks if c.name == "figures")
+    assert "point by point" in figures.told
+
+
+def test_a_table_whose_derivation_was_dropped_is_not_called_derived(run: Path) -> None:
+    """What a forger can do: the reader is told what rests on nothing but digests."""
+    edit_json(run / "results.json", lambda r: r.update(derivations=[]))
+    list_anew(run)
+    found = verify(run)
+    assert found.derived == found.drawn == ()
+    assert set(DERIVED) <= set(found.covered)
+    assert {c.state for c in found.checks if c.name in ("tables", "figures")} == {"not checked"}
 
 
 def raw_changed(run: Path, name: str, **changes: Any) -> str:
@@ -396,6 +444,11 @@ def raw_changed(run: Path, name: str, **changes: Any) -> str:
         ("roles--dog", {"after": lambda a: 0 * a}, "by its evidence it is"),
         ("roles--dog", {"before": lambda a: a * 1.001}, "differs from its evidence"),
         ("lens_predicts_causality--real", {"effects": lambda a: a[::-1]}, "the table lens_predicts_causality--lenses"),
+        ("clamp_causality--natural", {"panel0_curves": lambda a: a + 1}, "the points of panel0_curves are not those"),
+        ("specialised_neurons--s", {"score": lambda a: a[:-1]}, "the points of score are not those"),
+        ("specialised_neurons--s--figure", {"a0": lambda a: a + 1}, "the points of score are not those"),
+        ("specialised_neurons--s--figure", {"value": lambda a: a[:-1]}, "cannot be made from raw/specialised_neurons"),
+        ("clamp_causality--2--finding", {"value": lambda a: a[1:]}, "the finding clamp_causality--2 cannot be made"),
         ("lens_predicts_causality--permuted-1", {"effects": lambda a: a[::-1]}, "the table lens_predicts_causality--n"),
     ],
 )
@@ -408,7 +461,7 @@ def test_raw_numbers_are_held_against_the_verdicts(
 def test_evidence_that_is_not_there_is_named(run: Path) -> None:
     (run / "raw" / "claims--dog.npz").unlink()
     list_anew(run)
-    assert "raw/claims--dog.npz is evidence of a verdict, and is not there" in first(run)
+    assert "raw/claims--dog.npz is what a verdict, table or figure rests on, and is not there" in first(run)
 
 
 def test_a_damaged_or_dangerous_file_of_numbers_is_named(run: Path) -> None:
@@ -453,7 +506,7 @@ def test_a_log_that_tells_another_story_is_noticed(run: Path, change: Callable[[
 
 def test_other_code_may_word_its_report_otherwise(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A later release is no forgery: what cannot be compared is not called checked, and figures still are."""
-    monkeypatch.setattr(module, "code_digest", lambda: "0" * 64)
+    monkeypatch.setattr("flashinterp.audit._verify_run.code_digest", lambda: "0" * 64)
     assert verify(run).ok
     file = run / "report.html"
     file.write_bytes(file.read_bytes() + b" ")

@@ -25,11 +25,13 @@ def test_a_worker_of_a_parallel_run_is_refused(evals: Evals) -> None:
     assert not run.out.exists()
 
 
-def test_parallel_evals_are_refused(evals: Evals) -> None:
+def test_parallel_evals_are_refused_once_for_all(evals: Evals) -> None:
     pytest.importorskip("xdist")
-    run = evals(PASSES, "-n", "2")
+    many = PASSES + "".join(f"\ndef test_more_{i}(evidence): pass" for i in range(8))
+    run = evals(many + "\ndef test_arithmetic(): assert 1 + 1 == 2", "-n", "2")
     assert run.result.ret == 1
-    assert "run them without -n" in run.text
+    run.result.assert_outcomes(passed=1, errors=1)
+    assert run.text.splitlines().count("the evals share one model and one report: run them without -n") == 1
     assert not run.out.exists()
 
 

@@ -1,0 +1,134 @@
+"""Tables, figures and findings as functions of recorded values, so that `verify` makes them again from ``raw/``.
+
+An eval hands in the function and the values. The values are packed, unpacked, and the function called on what came
+out: what is shown was made from what is kept. Only functions that `flashinterp.audit.makers` names are ever called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from flashinterp.audit.packing import Arrays, pack, unpack
+from flashinterp.audit.tables import check_name
+from flashinterp.errors import RunError
+
+Kind = Literal["table", "figure", "finding"]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Stands for what another record of the run holds, and for what `verify` derives again from that record's evidence.
+
+    Attributes:
+        among: judgements, roles, studies, or values, which several tables and figures rest on.
+        name: of the record.
+        part: one attribute of what is recorded: of judgements ``claims``, ``evidence``, ``verdicts``; of roles
+            ``roles``, ``found``, ``words``, ``base``, ``tuned``; of studies ``found``, ``results``. Empty for all.
+    """
+
+    among: Literal["judgements", "roles", "studies", "values"]
+    name: str
+    part: str = ""
+
+    def of(self, record: Any) -> Any:
+        """What it stands for, from the whole record."""
+        if self.part.startswith("_"):
+            raise RunError(f"{self.part!r} is no part of a record: use a public name")
+        return getattr(record, self.part) if self.part else record
+
+
+Resolve = Callable[[Recorded], Any]
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """One thing to be made again: by which function, and from which file of ``raw/``.
+
+    Attributes:
+        kind: what it is.
+        name: of the table or figure; of a finding, that of its file.
+        make: the function's name among `flashinterp.audit.makers.MAKERS`.
+    """
+
+    kind: Kind
+    name: str
+    make: str
+
+    @property
+    def raw(self) -> str:
+        """The name of its file in ``raw/``."""
+        return check_name(f"{self.name}--{self.kind}")
+
+    def record(self) -> dict[str, str]:
+        """As results.json keeps it."""
+        return {"kind": self.kind, "name": self.name, "make": self.make, "raw": self.raw}
+
+
+@dataclass(frozen=True)
+class Values:
+    """What a function was called with; ``head`` is what names the outcome: a title, or a finding's place and paper."""
+
+    head: tuple[Any, ...]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def called(self, make: Callable[..., Any], resolve: Resolve, *first: Any) -> Any:
+        """The outcome of the function, each `Recorded` replaced by what it stands for."""
+
+        def real(value: Any) -> Any:
+            return resolve(value) if isinstance(value, Recorded) else value
+
+        return make(*first, *map(real, self.args), **{k: real(v) for k, v in self.kwargs.items()})
+
+
+def is_known(make: Callable[..., Any]) -> bool:
+    """Whether a function is one that `verify` can call."""
+    from flashinterp.audit.makers import MAKERS  # the modules of tables import what stands above
+
+    return MAKERS.get(getattr(make, "__name__", "")) is make
+
+
+def keep(head: tuple[Any, ...], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Arrays, Values]:
+    """The arrays for ``raw/``, and the values as a reader will have them."""
+    from flashinterp.audit.makers import TYPES
+
+    arrays = pack([head, tuple(args), dict(kwargs)], TYPES)
+    return arrays, read(arrays)
+
+
+def read(arrays: Mapping[str, Any]) -> Values:
+    """The values of a file of ``raw/``; raises as `unpack`."""
+    from flashinterp.audit.makers import TYPES
+
+    head, args, kwargs = unpack(arrays, TYPES)
+    return Values(head, args, kwargs)
+
+
+def keep_value(value: Any) -> tuple[Arrays, Any]:
+    """The arrays of one value that several tables and figures rest on, and the value as a reader will have it."""
+    from flashinterp.audit.makers import TYPES
+
+    arrays = pack(value, TYPES)
+    return arrays, unpack(arrays, TYPES)
+
+
+def read_value(arrays: Mapping[str, Any]) -> Any:
+    """The value of `keep_value`; raises as `unpack`."""
+    from flashinterp.audit.makers import TYPES
+
+    return unpack(arrays, TYPES)
+
+
+def maker(name: str) -> Callable[..., Any]:
+    """The function of a name.
+
+    Raises:
+        RunError: there is none of that name in this release.
+    """
+    from flashinterp.audit.makers import MAKERS
+
+    if name not in MAKERS:
+        raise RunError(f"this release has no {name[:80]!r} to make it with: use the release that wrote the folder")
+    return MAKERS[name]

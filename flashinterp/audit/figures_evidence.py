@@ -1,0 +1,83 @@
+"""The figures of claims and of studies of the lenses, drawn from the recorded evidence itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from flashinterp.audit._figure import Figure
+from flashinterp.audit.figures import SharePanel, shares
+from flashinterp.audit.figures_dose import DosePanel, dose_response
+from flashinterp.audit.judged import Judged
+from flashinterp.audit.lens_tables import SHOWN, of, part_name
+from flashinterp.audit.verdict_tables import claim_word
+from flashinterp.claims import Claim
+from flashinterp.evidence import Evidence, Floats
+from flashinterp.ranking import Result, Study
+
+PANELS = 12
+"""Claims that are drawn; all are in the tables and in ``raw/``."""
+
+
+def natural_doses(name: str, title: str, judged: Judged) -> Figure:
+    """The first measured claims over their natural ranges, with their controls: the evidence of the writing side."""
+    panels = [_natural(claim, found) for claim, found in judged.measured[:PANELS]]
+    return dose_response(name, title, panels, "change of log-odds (nats)")
+
+
+def stress_doses(name: str, title: str, judged: Judged) -> Figure:
+    """The same over the paper's -500 to 500, which no verdict rests on."""
+    return dose_response(name, title, [_stress(claim, found) for claim, found in judged.measured[:PANELS]])
+
+
+def _natural(claim: Claim, e: Evidence) -> DosePanel:
+    """Each prompt's log-odds less those at the lowest dose: the right end is the effect that is judged."""
+    gated = np.isfinite(e.gate).all() and e.gate.size > 0
+    return DosePanel(
+        label=f"{claim_word(claim)} {claim.neuron}",
+        values=e.doses,
+        curves=e.log_odds - e.log_odds[:, :1],
+        own=float(e.own.mean()),
+        natural=(float(e.doses[0]), float(e.doses[-1])),
+        control_changes=e.control_effects if e.control_effects.size else None,
+        gate=(float(e.gate.mean()), float(e.act_gate.mean())) if gated else None,
+    )
+
+
+def _stress(claim: Claim, e: Evidence) -> DosePanel:
+    return DosePanel(
+        label=f"{claim_word(claim)} {claim.neuron}",
+        values=e.stress_doses,
+        curves=_log_p(e.stress_log_odds),
+        natural=(float(e.doses[0]), float(e.doses[-1])),
+    )
+
+
+def _log_p(odds: Floats) -> Floats:
+    """The log-probability of log-odds."""
+    return -np.logaddexp(0, -odds)
+
+
+def study_shares(name: str, title: str, found: Study, results: Sequence[Result]) -> Figure:
+    """One panel for the whole model and one for each part, as far as they have a top 5 %."""
+    return shares(name, title, share_panels(found, results), "share of the words (%)")
+
+
+def share_panels(found: Study, results: Sequence[Result]) -> list[SharePanel]:
+    """The panels of `study_shares`; none where nothing could be ranked."""
+    panels = []
+    for region in range(len(found.regions)):
+        mine = of(results, SHOWN, region)
+        there: dict[str, tuple[float, float, float]] = {}
+        for r in mine:
+            if (value := r.here.value) is not None and value.low is not None and value.high is not None:
+                there[r.lens] = value.estimate, value.low, value.high
+        if there:
+            chances = [r.chance for r in mine if r.chance is not None]
+            label = "whole model" if region == 0 else part_name(found, region)
+            panels.append(SharePanel(label, there, {r.lens: r.beyond.means for r in mine}, float(np.mean(chances))))
+    return panels
+
+
+MAKERS = (natural_doses, stress_doses, study_shares)
