@@ -92,6 +92,8 @@ def dose_response(
         head(canvas, title)
         svg = finish((WIDTH, 0.9 + 2.2 * rows))
     alt = f"From the lowest to the highest clamp value, {y_label}: {'; '.join(said)}."
+    if any(panel.control_changes is not None for panel in panels):
+        alt += " Controls were driven to the two ends only: between them their band is straight."
     return Figure(name, title, safe_text(alt), svg, data)
 
 
