@@ -13,10 +13,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flashinterp.errors import RunError
-from flashinterp.judges import Judge, rate, says
+from flashinterp.judges import Judge, rate
 from flashinterp.neuron import NeuronId, Pole
 from flashinterp.stats import Interval
 from flashinterp.steer import Answers, broken, steer_each
@@ -122,28 +121,6 @@ class DoseCurve:
     def dose(self) -> float | None:
         """The chosen value; None where no dose qualified."""
         return None if self.choice.index is None else self.doses[self.choice.index]
-
-    def arrays(self, judge: Judge) -> dict[str, NDArray[Any]]:
-        """The raw numbers for ``raw/*.npz``.
-
-        Per answer [Q, n] or [Q, D, n]; a perplexity that there is not is left as infinite.
-        """
-        clean, clamped = [each[0] for each in self.answers], self.answers
-        about = [[[says(judge, t) for t in a.clamped] for a in each] for each in clamped]
-        return {
-            "reaches": np.array(self.reaches),
-            "doses": np.array(self.doses),
-            "natural": np.array(self.natural),
-            "seeds": np.array([a.seeds for a in clean]),
-            "about_clean": np.array([[says(judge, t) for t in a.clean] for a in clean]),
-            "about": np.array(about),
-            "repetition_clean": np.array([a.repetition_clean for a in clean]),
-            "repetition": np.array([[a.repetition_clamped for a in each] for each in clamped]),
-            "perplexity_clean": np.array([_or_infinite(a.perplexity_clean) for a in clean]),
-            "perplexity": np.array([[_or_infinite(a.perplexity_clamped) for a in each] for each in clamped]),
-            "rates": np.array([[r.estimate, r.low, r.high] for r in (self.clean_rate, *self.rates)]),
-            "chosen": np.array([] if self.choice.index is None else [self.choice.index], dtype=np.int64),
-        }
 
 
 def reaches(n: int) -> tuple[float, ...]:
@@ -346,7 +323,3 @@ def _some(interval: Interval | None) -> Interval:
     if interval is None:
         raise RunError("there are no answers to judge: give at least one to each question")
     return interval
-
-
-def _or_infinite(values: Sequence[float | None]) -> list[float]:
-    return [np.inf if value is None else value for value in values]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import gmean
 
 from flashinterp import Answers, Checkpoint, FlashinterpError, NeuronId, lexicon_judge, steer
 from flashinterp.dosing import Bounds, Damage, DoseCurve, choose, damage_of, dose_curve, reaches, split_questions
@@ -120,15 +120,11 @@ def test_the_same_seed_gives_the_same_curve(
     assert measured(planted, planted_model, judge, rng=rng(8)).answers != curve.answers
 
 
-def test_the_arrays_hold_what_the_curve_rests_on(curve: DoseCurve, judge: Any) -> None:
-    arrays = curve.arrays(judge)
-    assert arrays["about"].shape == arrays["perplexity"].shape == arrays["repetition"].shape == (2, 3, 6)
-    assert arrays["about_clean"].shape == arrays["seeds"].shape == (2, 6)
-    np.testing.assert_array_equal(arrays["about"].mean(axis=(0, 2)), [r.estimate for r in curve.rates])
-    logs = np.log(arrays["perplexity"]).mean(axis=(0, 2)) - np.log(arrays["perplexity_clean"]).mean()
-    np.testing.assert_allclose(np.exp(logs), [d.perplexity for d in curve.damage], rtol=1e-12)
-    np.testing.assert_array_equal(arrays["chosen"], [1])
-    assert replace(curve, choice=replace(curve.choice, index=None)).arrays(judge)["chosen"].size == 0
+def test_a_doses_perplexity_is_a_ratio_of_geometric_means(curve: DoseCurve) -> None:
+    clean = np.array([each[0].perplexity_clean for each in curve.answers], dtype=float)
+    for i, cost in enumerate(curve.damage):
+        clamped = np.array([each[i].perplexity_clamped for each in curve.answers], dtype=float)
+        assert cost.perplexity == pytest.approx(gmean(clamped, axis=None) / gmean(clean, axis=None), rel=1e-12)
 
 
 @pytest.mark.parametrize(
