@@ -86,11 +86,12 @@ class Verification:
     def said(self) -> str:
         """The outcome, and what rests on what, in a few sentences."""
         outcome = "Nothing differs." if self.ok else f"It differs. {self.first}."
+        end = _HONESTY if self.ok else _DIFFERS
         if not self.derived and not self.drawn:
-            return f"{outcome} No table or figure was made again from raw/. {_HONESTY}"
+            return f"{outcome} No table or figure was made again from raw/. {end}"
         again = f"Made again from raw/: {len(self.derived)} tables and {len(self.drawn)} figures."
         rest = f"Covered by digests only: {', '.join(self.covered) or 'none'}."
-        return f"{outcome} {again} {rest} {_HONESTY}"
+        return f"{outcome} {again} {rest} {end}"
 
 
 _COLUMNS = ("check", "", "told", "shows", "does not show")
@@ -98,6 +99,7 @@ _HONESTY = (
     "This shows that the folder has not changed since its manifest was written and that its verdicts follow from its "
     "evidence. It does not show that the run was honest: for that, run it again."
 )
+_DIFFERS = "As it stands the folder is no evidence: ask for the one that the run wrote, or run it again."
 
 
 def verify(folder: str | os.PathLike[str], manifest: str | None = None) -> Verification:

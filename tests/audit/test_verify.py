@@ -80,6 +80,14 @@ def test_it_is_said_what_rests_on_raw_numbers_and_what_does_not(whole: Path) -> 
     assert [row[1] for row in found.table().rows] == [c["state"] for c in told["checks"]]
 
 
+def test_of_a_folder_that_differs_nothing_good_is_said(run: Path) -> None:
+    (run / "report.md").write_text("mine")
+    said = verify(run).said()
+    assert said.startswith("It differs. digests: report.md has 4 bytes")
+    assert said.endswith("ask for the one that the run wrote, or run it again.")
+    assert "has not changed" not in said
+
+
 def test_without_the_digest_it_is_told_and_not_called_checked(whole: Path) -> None:
     (pinned,) = (c for c in verify(whole).checks if c.name == "manifest's digest")
     assert pinned.state == "not checked"
