@@ -14,9 +14,9 @@ from dataclasses import replace
 import pytest
 
 from evals.conftest import RULE, Maps, judge_on
-from flashinterp.audit.derived import Recorded
 from flashinterp.audit.figures_evidence import natural_doses, stress_doses
 from flashinterp.audit.judged import Judged
+from flashinterp.audit.recorded import Recorded
 from flashinterp.audit.recorder import Evidence
 from flashinterp.audit.session import AuditSession
 from flashinterp.audit.verdict_tables import (

@@ -18,9 +18,9 @@ import pytest
 
 from evals.conftest import Maps
 from flashinterp import Answers, steer
-from flashinterp.audit.derived import Recorded
 from flashinterp.audit.judge_tables import Asked, judge_kinds_table, judge_table, judge_wrong_table
 from flashinterp.audit.judged import Judged
+from flashinterp.audit.recorded import Recorded
 from flashinterp.audit.recorder import Evidence
 from flashinterp.audit.session import AuditSession
 from flashinterp.audit.steering_tables import (

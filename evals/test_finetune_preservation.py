@@ -16,7 +16,6 @@ import pytest
 
 from evals.conftest import Maps
 from flashinterp import Checkpoint, NotComparable, compare, open_checkpoint
-from flashinterp.audit.derived import Recorded
 from flashinterp.audit.judged import Judged
 from flashinterp.audit.labels import Gains, Labels, codes, gains, share_kept, shown_words
 from flashinterp.audit.preservation_tables import (
@@ -35,6 +34,7 @@ from flashinterp.audit.preservation_tables import (
     shares_table,
     uncompared_table,
 )
+from flashinterp.audit.recorded import Recorded
 from flashinterp.audit.recorder import Evidence
 from flashinterp.audit.role_tables import label_words, role_table, roles_why_table
 from flashinterp.audit.session import AuditSession

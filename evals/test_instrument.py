@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from flashinterp import NeuronId, clamp, steer
-from flashinterp.audit.derived import Recorded
 from flashinterp.audit.instrument_tables import (
     STEPS,
     ClampCheck,
@@ -32,6 +31,7 @@ from flashinterp.audit.instrument_tables import (
     texts_table,
 )
 from flashinterp.audit.judged import Judged
+from flashinterp.audit.recorded import Recorded
 from flashinterp.audit.recorder import Evidence
 from flashinterp.bench import Bench
 from flashinterp.capture import capture, encode

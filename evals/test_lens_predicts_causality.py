@@ -23,7 +23,6 @@ import pytest
 
 from evals.conftest import Maps
 from flashinterp import Checkpoint
-from flashinterp.audit.derived import Recorded
 from flashinterp.audit.figures_evidence import share_panels, study_shares
 from flashinterp.audit.lens_tables import (
     SHOWN,
@@ -34,6 +33,7 @@ from flashinterp.audit.lens_tables import (
     parts_table,
     study_words_table,
 )
+from flashinterp.audit.recorded import Recorded
 from flashinterp.audit.recorder import Evidence
 from flashinterp.audit.session import AuditSession
 from flashinterp.bench import Bench

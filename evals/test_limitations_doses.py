@@ -14,7 +14,6 @@ import torch
 
 from evals.conftest import Maps
 from flashinterp import Checkpoint, sweep
-from flashinterp.audit.derived import Recorded
 from flashinterp.audit.dose_limit_tables import (
     DTYPES,
     PARTS,
@@ -29,6 +28,7 @@ from flashinterp.audit.dose_limit_tables import (
     too_large,
 )
 from flashinterp.audit.judged import Judged
+from flashinterp.audit.recorded import Recorded
 from flashinterp.audit.recorder import Evidence
 from flashinterp.audit.session import AuditSession
 from flashinterp.bench import Bench

@@ -13,9 +13,9 @@ import pytest
 
 from evals.conftest import Maps
 from flashinterp.audit.baseline import REFERENCE, Run, read_run
-from flashinterp.audit.derived import Recorded
 from flashinterp.audit.diff import diff
 from flashinterp.audit.judged import Judged
+from flashinterp.audit.recorded import Recorded
 from flashinterp.audit.recorder import Evidence
 from flashinterp.audit.reference import Reference, make_reference
 from flashinterp.audit.regression_tables import OF_ALL, compared, reference_table, since_table

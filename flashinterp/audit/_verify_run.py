@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flashinterp.audit.derived import Recorded, read_value
+from flashinterp.audit.derived import read_value
 from flashinterp.audit.environment import code_digest
 from flashinterp.audit.folder import read_arrays
 from flashinterp.audit.judged import Again, Arrays
+from flashinterp.audit.recorded import Recorded
 from flashinterp.audit.tables import check_name
 from flashinterp.errors import RunError
 

@@ -10,33 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from flashinterp.audit.makers import MAKERS, TYPES
 from flashinterp.audit.packing import Arrays, pack, unpack
+from flashinterp.audit.recorded import Recorded
 from flashinterp.audit.tables import check_name
 from flashinterp.errors import RunError
 
 Kind = Literal["table", "figure", "finding"]
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """Stands for what another record of the run holds, and for what `verify` derives again from that record's evidence.
-
-    Attributes:
-        among: judgements, roles, studies, or values, which several tables and figures rest on.
-        name: of the record.
-        part: one attribute of what is recorded: of judgements ``claims``, ``evidence``, ``verdicts``; of roles
-            ``roles``, ``found``, ``words``, ``base``, ``tuned``; of studies ``found``, ``results``. Empty for all.
-    """
-
-    among: Literal["judgements", "roles", "studies", "values"]
-    name: str
-    part: str = ""
-
-    def of(self, record: Any) -> Any:
-        """What it stands for, from the whole record."""
-        if self.part.startswith("_"):
-            raise RunError(f"{self.part!r} is no part of a record: use a public name")
-        return getattr(record, self.part) if self.part else record
 
 
 Resolve = Callable[[Recorded], Any]
@@ -85,39 +65,29 @@ class Values:
 
 def is_known(make: Callable[..., Any]) -> bool:
     """Whether a function is one that `verify` can call."""
-    from flashinterp.audit.makers import MAKERS  # the modules of tables import what stands above
-
     return MAKERS.get(getattr(make, "__name__", "")) is make
 
 
 def keep(head: tuple[Any, ...], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Arrays, Values]:
     """The arrays for ``raw/``, and the values as a reader will have them."""
-    from flashinterp.audit.makers import TYPES
-
     arrays = pack([head, tuple(args), dict(kwargs)], TYPES)
     return arrays, read(arrays)
 
 
 def read(arrays: Mapping[str, Any]) -> Values:
     """The values of a file of ``raw/``; raises as `unpack`."""
-    from flashinterp.audit.makers import TYPES
-
     head, args, kwargs = unpack(arrays, TYPES)
     return Values(head, args, kwargs)
 
 
 def keep_value(value: Any) -> tuple[Arrays, Any]:
     """The arrays of one value that several tables and figures rest on, and the value as a reader will have it."""
-    from flashinterp.audit.makers import TYPES
-
     arrays = pack(value, TYPES)
     return arrays, unpack(arrays, TYPES)
 
 
 def read_value(arrays: Mapping[str, Any]) -> Any:
     """The value of `keep_value`; raises as `unpack`."""
-    from flashinterp.audit.makers import TYPES
-
     return unpack(arrays, TYPES)
 
 
@@ -127,8 +97,6 @@ def maker(name: str) -> Callable[..., Any]:
     Raises:
         RunError: there is none of that name in this release.
     """
-    from flashinterp.audit.makers import MAKERS
-
     if name not in MAKERS:
         raise RunError(f"this release has no {name[:80]!r} to make it with: use the release that wrote the folder")
     return MAKERS[name]

@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from flashinterp.audit.derived import Recorded
+from flashinterp.audit.recorded import Recorded
 from flashinterp.claims import Claim, lock
 from flashinterp.errors import RunError
 from flashinterp.evidence import Evidence

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
-from flashinterp.audit.derived import Recorded
+from flashinterp.audit.recorded import Recorded
 from flashinterp.claims import Claim
 from flashinterp.neuron import Block, NeuronId
 from flashinterp.roster import Roster

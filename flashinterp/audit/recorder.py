@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from flashinterp.audit.derived import Recorded
+from flashinterp.audit.recorded import Recorded
 from flashinterp.audit.session import AuditSession
 from flashinterp.audit.tables import Table
 from flashinterp.errors import FlashinterpError

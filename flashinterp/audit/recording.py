@@ -8,11 +8,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from flashinterp.audit import derived
-from flashinterp.audit.derived import Derivation, Recorded, Values
+from flashinterp.audit.derived import Derivation, Values
 from flashinterp.audit.figures import Figure
 from flashinterp.audit.findings import Finding
 from flashinterp.audit.folder import RunFolder
 from flashinterp.audit.judged import Again, Judged, Kept, Roles, Studied, keep_roles, keep_study, keep_verdicts, studied
+from flashinterp.audit.recorded import Recorded
 from flashinterp.audit.tables import Table
 from flashinterp.errors import RunError
 from flashinterp.evidence import Evidence

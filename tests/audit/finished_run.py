@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from flashinterp.audit.derived import Recorded
 from flashinterp.audit.figures import spikes
 from flashinterp.audit.figures_evidence import natural_doses
 from flashinterp.audit.folder import MANIFEST, RunFolder, canonical_json, sha256_of
 from flashinterp.audit.lens_tables import lenses_table, nulls_table, parts_rest_table, parts_table
+from flashinterp.audit.recorded import Recorded
 from flashinterp.audit.role_tables import role_table, roles_why_table
 from flashinterp.audit.session import AuditSession, Options
 from flashinterp.audit.tables import Table

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from flashinterp.audit import derived, makers
-from flashinterp.audit.derived import Derivation, Recorded, keep, maker, read
+from flashinterp.audit.derived import Derivation, keep, maker, read
 from flashinterp.audit.figures import spikes
+from flashinterp.audit.recorded import Recorded
 from flashinterp.audit.recorder import Evidence
 from flashinterp.audit.verdict_tables import verdicts_counted
 from flashinterp.checkpoint import Checkpoint

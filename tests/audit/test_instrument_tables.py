@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flashinterp.audit.derived import Recorded, keep, read
+from flashinterp.audit.derived import keep, read
 from flashinterp.audit.instrument_tables import (
     ClampCheck,
     Continued,
@@ -25,6 +25,7 @@ from flashinterp.audit.instrument_tables import (
     texts_table,
 )
 from flashinterp.audit.judged import Judged
+from flashinterp.audit.recorded import Recorded
 from flashinterp.neuron import NeuronId
 from flashinterp.prompts import Group
 from tests.audit.made_again import cells, made_again

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from flashinterp.audit.derived import Recorded
 from flashinterp.audit.judged import claim_of, judge_again, keep_roles, keep_study, keep_verdicts, studied
+from flashinterp.audit.recorded import Recorded
 from flashinterp.claims import lock
 from flashinterp.errors import RunError
 from flashinterp.roles import RoleRule, judge_roles

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flashinterp.audit.derived import Recorded, is_known, keep, read
+from flashinterp.audit.derived import is_known, keep, read
 from flashinterp.audit.labels import Labels, ShownWords
 from flashinterp.audit.preservation_tables import (
     FineTune,
@@ -25,6 +25,7 @@ from flashinterp.audit.preservation_tables import (
     shares_table,
     uncompared_table,
 )
+from flashinterp.audit.recorded import Recorded
 from flashinterp.gains import GAIN
 from flashinterp.neuron import Block
 from flashinterp.roles import Role, RoleEvidence, judge_roles

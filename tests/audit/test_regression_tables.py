@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashinterp.audit.baseline import Run
-from flashinterp.audit.derived import Recorded, is_known, keep, read
+from flashinterp.audit.derived import is_known, keep, read
 from flashinterp.audit.diff import diff
 from flashinterp.audit.diff_conditions import _COMPARED
 from flashinterp.audit.judged import Judged
+from flashinterp.audit.recorded import Recorded
 from flashinterp.audit.reference import WORDS, Words
 from flashinterp.audit.regression_tables import OF_ALL, compared, reference_table, since_table
 from flashinterp.claims import Claim

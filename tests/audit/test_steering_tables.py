@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flashinterp.audit.derived import Recorded, keep
+from flashinterp.audit.derived import keep
 from flashinterp.audit.judge_tables import WRONG, Asked, judge_kinds_table, judge_table, judge_wrong_table
+from flashinterp.audit.recorded import Recorded
 from flashinterp.audit.steering_tables import (
     concept_doses,
     doses_table,
