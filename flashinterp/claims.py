@@ -19,6 +19,7 @@ from flashinterp.decode import token_logits
 from flashinterp.errors import ClaimError, FlashinterpError
 from flashinterp.neuron import LENSES, POLES, NeuronId, Pole
 from flashinterp.neuron_map import NeuronMap
+from flashinterp.provenance.registry import record
 from flashinterp.stats import LEAST_RESAMPLED, smallest_family_p, smallest_ps
 
 VerdictName = Literal["validated", "lever", "detector", "refuted", "inconclusive", "not_measured", "not_comparable"]
@@ -30,6 +31,7 @@ Source = Literal["file", "discovered", "fixture"]
 _FIELDS = {"id", "token", "neuron", "pole", "lens", "direction", "expect", "note"}
 
 
+@record("claims.claim", version=1)
 @dataclass(frozen=True)
 class Claim:
     """One neuron, one token, and which way driving the neuron should move it.

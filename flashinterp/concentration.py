@@ -39,6 +39,7 @@ from flashinterp.probe import probe
 from flashinterp.product import SCORE_TOKENS, cap
 from flashinterp.profiles import PROFILES
 from flashinterp.prompts import shipped
+from flashinterp.provenance.registry import record
 from flashinterp.stats import Interval, bootstrap_mean
 from flashinterp.tokens import show
 
@@ -50,6 +51,7 @@ How = Literal["attribution", "measured"]
 _LOGITS = 1 << 24  # logits of some rows at a time: 64 MB
 
 
+@record("word_frequency.word_spread", version=1)
 @dataclass(frozen=True)
 class Spread:
     """How the mass of T words is spread over N neurons; NaN for a word without any mass.
@@ -165,6 +167,7 @@ def effect_mass(
 # --- what it comes to ---------------------------------------------------------------------------------
 
 
+@record("word_frequency.concentration", version=1)
 @dataclass(frozen=True)
 class Concentration:
     """One kind of mass in one model, and the same in its nulls.

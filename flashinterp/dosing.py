@@ -17,6 +17,7 @@ import numpy as np
 from flashinterp.errors import RunError
 from flashinterp.judges import Judge, rate
 from flashinterp.neuron import NeuronId, Pole
+from flashinterp.provenance.registry import record
 from flashinterp.stats import Interval
 from flashinterp.steer import Answers, broken, steer_each
 
@@ -25,6 +26,7 @@ from flashinterp.steer import Answers, broken, steer_each
 NEAREST, FARTHEST = 1.0, 64.0
 
 
+@record("steering.damage_bounds", version=1)
 @dataclass(frozen=True)
 class Bounds:
     """How much damage a dose may do; each is compared with the unclamped answers to the same questions.

@@ -15,11 +15,13 @@ from flashinterp.checkpoint import open_checkpoint
 from flashinterp.errors import ClampError
 from flashinterp.layout import Layout, module_at
 from flashinterp.neuron import NeuronId
+from flashinterp.provenance.registry import record
 
 RowKind = Literal["up", "gate"]
 """Which of a neuron's two rows: both read the residual stream."""
 
 
+@record("interventions.row_place", version=1)
 class Place(NamedTuple):
     """One row: a neuron's in W_up or in W_gate."""
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from flashinterp.errors import RunError
+from flashinterp.provenance.registry import record
 from flashinterp.stats import Interval, wilson
 
 Judge = Callable[[str], bool]
@@ -53,6 +54,7 @@ def rate(judge: Judge, texts: Iterable[str]) -> Interval | None:
 # --- texts whose content is known -------------------------------------------------------------------
 
 
+@record("steering.labelled_text", version=1)
 @dataclass(frozen=True)
 class Labelled:
     """A text, what is in it, and why it is asked about.

@@ -24,6 +24,7 @@ from flashinterp.files import read_arrays, write_arrays
 from flashinterp.map_index import DEPTH, PoleIndex
 from flashinterp.neuron import POLES, NeuronId, Pole
 from flashinterp.product import SCORE_TOKENS
+from flashinterp.provenance.registry import record
 from flashinterp.roster import Roster
 from flashinterp.tokens import Token, Vocabulary
 
@@ -48,6 +49,7 @@ _ARRAYS = (
 )
 
 
+@record("decoding.found_neuron", version=1)
 class Found(NamedTuple):
     """One answer of `NeuronMap.find`.
 
@@ -66,6 +68,7 @@ class Found(NamedTuple):
     certain: bool
 
 
+@record("decoding.neuron_word", version=1)
 class Word(NamedTuple):
     """One of a neuron's words: the token, its logit, its score and its softmax probability."""
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from flashinterp.errors import RunError
+from flashinterp.provenance.registry import record
 
 
+@record("evaluation.prompt_group", version=1)
 @dataclass(frozen=True)
 class Group:
     """Prompts of one theme: beginnings after which a word of that theme is about to come.

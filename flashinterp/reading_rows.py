@@ -14,12 +14,14 @@ from flashinterp.checkpoint import Checkpoint
 from flashinterp.edited_rows import Place, RowKind
 from flashinterp.errors import LayoutError, RunError
 from flashinterp.neuron import Block, NeuronId
+from flashinterp.provenance.registry import record
 
 Floats = NDArray[np.float64]
 
 _NEAREST = 16  # rows of the nearest norms, among which a control's is drawn
 
 
+@record("concept_erasure.ranked_row", version=1)
 @dataclass(frozen=True)
 class RankedRow:
     """A row, and how near its direction is to the vector's.

@@ -27,6 +27,7 @@ from flashinterp.edited_rows import Place, RowEdit
 from flashinterp.errors import RunError
 from flashinterp.export import vector_of
 from flashinterp.layout import Weight
+from flashinterp.provenance.registry import record
 from flashinterp.reading_rows import RankedRow, ReadingRows
 from flashinterp.removal import Measured, Texts, measure_removal
 from flashinterp.removal import change as change_of
@@ -54,6 +55,7 @@ _COUNTS = (1, 2, 4, 8, 16, 32, 64)
 _LISTED = 64  # ranked rows that are kept
 
 
+@record("concept_erasure.edit_count", version=1)
 @dataclass(frozen=True)
 class Point:
     """One number of edits, on one part of the texts.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flashinterp.clamp import clamp
 from flashinterp.neuron import NeuronId
+from flashinterp.provenance.registry import record
 
 Floats = NDArray[np.float64]
 
@@ -70,6 +71,7 @@ def _cosines(vectors: Floats, neuron: int) -> Floats:
     return result
 
 
+@record("limitations.twin_effects", version=1)
 @dataclass(frozen=True)
 class TwinEffects:
     """A word's log-odds, nats, under clamps of the first of two neurons, of the second, and of both.

@@ -27,7 +27,8 @@ GATE = "model.layers.{}.mlp.gate_proj.weight"
 DOWN = "model.layers.{}.mlp.down_proj.weight"
 
 _STEP = re.compile(
-    r"[:;,(] (?:or )?(add|ask|check|choose|compare|decode|download|fetch|finish|give|log in|name|open|take|use|write)\b"
+    r"[:;,(] (?:or )?(add|ask|check|choose|compare|decode|download|fetch|finish|give|log in|name|open|run|take|use"
+    r"|verify|write)\b"
     r"|do not trust|needs an entry"
 )
 

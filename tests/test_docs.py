@@ -26,6 +26,7 @@ from flashinterp.cli import main
 from flashinterp.errors import ClaimError
 from flashinterp.neuron import LENSES
 from flashinterp.profiles import PROFILES
+from flashinterp.provenance.registry import derivation_id
 from tests.documents import DOCS, ROOT, Block, blocks, sections, unexplained
 from tests.helpers import assert_one_line_with_next_step
 
@@ -239,8 +240,12 @@ def test_a_line_that_was_not_printed_is_found() -> None:
 def test_the_folder_is_checked_by_hand_as_the_report_page_says(
     tutorial: tuple[Path, list[Shown]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    block, read = [b for b in blocks((DOCS / "REPORT.md").read_text(encoding="utf-8")) if b.language == "python"]
+    own, block, read = [b for b in blocks((DOCS / "REPORT.md").read_text(encoding="utf-8")) if b.language == "python"]
     folder = tutorial[0]
+    names: dict[str, Any] = {"__name__": "own_eval"}
+    exec(compile(own.text, "REPORT.md", "exec"), names)
+    assert derivation_id(names["means_table"]) == "mylab.means/1"
+    assert names["means_table"]([1.0, 3.0])[1] == [[2.0]]
     with inside(folder):
         exec(compile(read.text, "REPORT.md", "exec"), {})
         exec(compile(block.text, "REPORT.md", "exec"), {})

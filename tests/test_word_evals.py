@@ -14,8 +14,9 @@ from flashinterp import NeuronMap, decode, open_checkpoint
 from flashinterp.audit import catalogue_tables
 from flashinterp.audit._figure import Figure
 from flashinterp.audit.catalogue_tables import NEAREST, best_scores
-from flashinterp.audit.derived import is_known, keep
+from flashinterp.audit.derived import keep
 from flashinterp.neuron import POLES
+from flashinterp.provenance.registry import derivation_id
 
 
 class Recorder:
@@ -32,7 +33,7 @@ class Recorder:
         self.figures[name] = self._made(make, args, name, title)
 
     def _made(self, make: Callable[..., Any], args: tuple[Any, ...], *first: str) -> Any:
-        assert is_known(make)
+        assert derivation_id(make)
         _, values = keep((), args, {})
         return values.called(make, lambda recorded: recorded, *first)
 

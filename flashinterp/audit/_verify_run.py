@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flashinterp.audit._stored_ids import stored_record
 from flashinterp.audit.derived import read_value
 from flashinterp.audit.environment import code_digest
 from flashinterp.audit.folder import read_arrays
@@ -27,6 +28,7 @@ class Run:
     again: Again | None = None
     derived: set[str] = field(default_factory=set)
     drawn: set[str] = field(default_factory=set)
+    not_checked: list[str] = field(default_factory=list)
 
     def raw(self, name: str) -> Arrays:
         """The arrays of a file of ``raw/`` that the manifest lists."""
@@ -40,7 +42,7 @@ class Run:
         if self.again is None:
             raise RunError("the verdicts could not be reached again: see what differs before this")
         if recorded.among == "values" and recorded.name not in self.again.values:
-            self.again.values[recorded.name] = read_value(self.raw(recorded.name))
+            self.again.values[recorded.name] = read_value(self.raw(recorded.name), stored_record)
         return self.again.resolve(recorded)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flashinterp.alignment import layer_alignments
 from flashinterp.audit.verdict_tables import Told
+from flashinterp.provenance.registry import derivation
 from flashinterp.roster import Roster
 
 TOP = 10
@@ -18,6 +19,7 @@ TOP = 10
 _SHOWN_WORDS = 5
 
 
+@derivation("vocabulary.alignment_by_layer", version=1)
 def alignment_layers_table(
     max_abs: NDArray[np.float32], token_ids: NDArray[np.int32], word_ids: NDArray[np.int32], roster: Roster
 ) -> Told:
@@ -48,6 +50,7 @@ def most_aligned(max_abs: NDArray[np.float32], n: int = TOP) -> list[int]:
     return found
 
 
+@derivation("vocabulary.most_aligned_neurons", version=1)
 def most_aligned_table(
     max_abs: NDArray[np.float32],
     signs: NDArray[np.int8],
@@ -74,6 +77,3 @@ def most_aligned_table(
         rows,
         "Sign: whether the neuron's positive or negative values raise the token.",
     )
-
-
-MAKERS = (alignment_layers_table, most_aligned_table)

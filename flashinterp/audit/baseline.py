@@ -17,6 +17,7 @@ from flashinterp.checkpoint import Checkpoint
 from flashinterp.claims import Claim
 from flashinterp.errors import NotComparable, RunError
 from flashinterp.neuron import LENSES, NeuronId
+from flashinterp.provenance.registry import record
 from flashinterp.tokens import show
 
 REFERENCE = "regression--reference"
@@ -31,6 +32,7 @@ SHAPE = {
 """What must be the same in ``results.json``'s ``model`` for neurons to be the same neurons, with its name."""
 
 
+@record("runs.finished_run", version=1)
 @dataclass(frozen=True)
 class Run:
     """One run, as far as it is compared.

@@ -19,6 +19,7 @@ from flashinterp.errors import RunError
 from flashinterp.evidence import Floats
 from flashinterp.neuron import POLES, NeuronId, Pole
 from flashinterp.neuron_map import Found
+from flashinterp.provenance.registry import derivation, record
 from flashinterp.roster import Roster
 
 NEAREST = 20
@@ -31,6 +32,7 @@ _TOLD = 5  # words that the answers name, and neurons that a row of the layers n
 _LONGEST = 60  # characters of a token that are listed: some have kilobytes
 
 
+@record("vocabulary.word_scores", version=1)
 @dataclass(frozen=True)
 class Listed:
     """Every neuron of a map that keeps one word among its best; the word's score at all others counts as 0.
@@ -66,6 +68,7 @@ class Listed:
         return list(first.values())
 
 
+@record("vocabulary.word_best_neurons", version=1)
 @dataclass(frozen=True)
 class Named:
     """The neurons that name one word most by exact logits, and what the best of them is besides.
@@ -92,6 +95,7 @@ class Named:
         return sorted(self.found, key=lambda found: -found.score)
 
 
+@record("vocabulary.neuron_word_list", version=1)
 @dataclass(frozen=True)
 class Catalogue:
     """The best word's logit at every neuron, and the words of the neurons with the highest scores.
@@ -133,6 +137,7 @@ def highest(scores: Floats) -> list[int]:
     return found
 
 
+@derivation("vocabulary.word_neurons", version=1)
 def neurons_table(named: Sequence[Named], counted: int) -> Told:
     """The specialised neuron of each word.
 
@@ -166,6 +171,7 @@ def neurons_table(named: Sequence[Named], counted: int) -> Told:
     )
 
 
+@derivation("vocabulary.word_neurons_summary", version=1)
 def words_named(named: Sequence[Named], plants: Sequence[tuple[str, NeuronId, Pole]] | None) -> tuple[str, str | None]:
     """The first words with their neurons, in words; and those that were planted where that is known.
 
@@ -183,6 +189,7 @@ def words_named(named: Sequence[Named], plants: Sequence[tuple[str, NeuronId, Po
     return here, ", ".join(list(by_token.values())[:_TOLD])
 
 
+@derivation("vocabulary.word_layers", version=1)
 def word_layers_table(words: Sequence[Listed], roster: Roster) -> Told:
     """In which layers each word's best neurons are."""
     rows: list[list[Any]] = []
@@ -203,6 +210,7 @@ def word_layers_table(words: Sequence[Listed], roster: Roster) -> Told:
     )
 
 
+@derivation("vocabulary.neuron_words", version=1)
 def catalogue_table(catalogue: Catalogue, roster: Roster) -> Told:
     """The neurons with their words on both poles; of a large model those with the highest scores.
 
@@ -228,7 +236,3 @@ def catalogue_table(catalogue: Catalogue, roster: Roster) -> Told:
         f"mean of its 100 highest, on the pole where that is higher. + pole: what positive values of the neuron stand "
         f"for; - pole: negative ones. Lens: paper.",
     )
-
-
-MAKERS = (neurons_table, words_named, word_layers_table, catalogue_table)
-TYPES = (Listed, Named, Catalogue, Found)

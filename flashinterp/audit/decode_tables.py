@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flashinterp.audit.verdict_tables import Told
 from flashinterp.evidence import Floats
+from flashinterp.provenance.registry import derivation, record
 
 BARE = "bare"
 """The way of which the other ways' times are multiples: the matrix product alone."""
@@ -18,6 +19,7 @@ WAYS = ("both poles", "one pole", "bfloat16 weights, both poles", "naive, one po
 """What is timed besides."""
 
 
+@record("decoding.reference_comparison", version=1)
 @dataclass(frozen=True)
 class Compared:
     """Decodes of one kind against float64; m of them, each of some neurons on one pole.
@@ -38,6 +40,7 @@ class Compared:
     plain: Floats
 
 
+@record("decoding.decode_times", version=1)
 @dataclass(frozen=True)
 class Timed:
     """The times of decodes of one set of weights, and of the bare product.
@@ -55,6 +58,7 @@ class Timed:
     seconds: Mapping[str, Floats]
 
 
+@derivation("decoding.random_weight_errors", version=1)
 def random_weights_table(compared: Sequence[Compared]) -> Told:
     """Decodes of random weights against float64, by stored dtype and pattern."""
     rows = [
@@ -68,6 +72,7 @@ def random_weights_table(compared: Sequence[Compared]) -> Told:
     )
 
 
+@derivation("decoding.lens_formula_errors", version=1)
 def lens_formulas_table(compared: Sequence[Compared]) -> Told:
     """Each lens's decodes of the audited model against its formula in float64."""
     rows = [[*c.kind, int(c.ids.sum()), int(c.swapped.sum()), float(c.errors.max())] for c in compared]
@@ -78,6 +83,7 @@ def lens_formulas_table(compared: Sequence[Compared]) -> Told:
     )
 
 
+@derivation("decoding.relative_times", version=1)
 def speed_table(timed: Sequence[Timed], device: str, threads: int) -> Told:
     """The time of each way over that of the bare product, the median of the rounds.
 
@@ -98,7 +104,3 @@ def speed_table(timed: Sequence[Timed], device: str, threads: int) -> Told:
         f"Ratios to the bare product, medians of {rounds} interleaved rounds on {device}, {threads} "
         "threads. faiss.knn gives no logsumexp. An empty cell: no such way here, or none that is faster.",
     )
-
-
-MAKERS = (random_weights_table, lens_formulas_table, speed_table)
-TYPES = (Compared, Timed)

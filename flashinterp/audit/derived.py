@@ -1,7 +1,8 @@
 """Tables, figures and findings as functions of recorded values, so that `verify` makes them again from ``raw/``.
 
 An eval hands in the function and the values. The values are packed, unpacked, and the function called on what came
-out: what is shown was made from what is kept. Only functions that `flashinterp.audit.makers` names are ever called.
+out: what is shown was made from what is kept. Only functions that have an id, `flashinterp.provenance.registry`, are
+taken and ever called.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flashinterp.audit.makers import MAKERS, TYPES
-from flashinterp.audit.packing import Arrays, pack, unpack
+from flashinterp.audit.packing import Arrays, Kinds, pack, unpack
 from flashinterp.audit.recorded import Recorded
-from flashinterp.audit.tables import check_name
+from flashinterp.audit.tables import check_name, clip
 from flashinterp.errors import RunError
+from flashinterp.provenance.registry import derivation_id, record_of
 
 Kind = Literal["table", "figure", "finding"]
 
@@ -29,12 +30,28 @@ class Derivation:
     Attributes:
         kind: what it is.
         name: of the table or figure; of a finding, that of its file.
-        make: the function's name among `flashinterp.audit.makers.MAKERS`.
+        make: the function's id.
     """
 
     kind: Kind
     name: str
     make: str
+
+    @classmethod
+    def by(cls, make: Callable[..., Any], kind: Kind, name: str) -> Derivation:
+        """The one by a function.
+
+        Raises:
+            RunError: the function has no id, so that a folder could not name it.
+        """
+        key = derivation_id(make)
+        if key is None:
+            shown = clip(str(getattr(make, "__qualname__", type(make).__name__)), 80)
+            raise RunError(
+                f"the {kind} {name} is made by {shown}, which has no id: give it one with "
+                "@derivation('mylab.my_table', version=1), from flashinterp.provenance.registry"
+            )
+        return cls(kind, name, key)
 
     @property
     def raw(self) -> str:
@@ -63,40 +80,24 @@ class Values:
         return make(*first, *map(real, self.args), **{k: real(v) for k, v in self.kwargs.items()})
 
 
-def is_known(make: Callable[..., Any]) -> bool:
-    """Whether a function is one that `verify` can call."""
-    return MAKERS.get(getattr(make, "__name__", "")) is make
-
-
 def keep(head: tuple[Any, ...], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Arrays, Values]:
     """The arrays for ``raw/``, and the values as a reader will have them."""
-    arrays = pack([head, tuple(args), dict(kwargs)], TYPES)
+    arrays = pack([head, tuple(args), dict(kwargs)])
     return arrays, read(arrays)
 
 
-def read(arrays: Mapping[str, Any]) -> Values:
+def read(arrays: Mapping[str, Any], kinds: Kinds = record_of) -> Values:
     """The values of a file of ``raw/``; raises as `unpack`."""
-    head, args, kwargs = unpack(arrays, TYPES)
+    head, args, kwargs = unpack(arrays, kinds)
     return Values(head, args, kwargs)
 
 
 def keep_value(value: Any) -> tuple[Arrays, Any]:
     """The arrays of one value that several tables and figures rest on, and the value as a reader will have it."""
-    arrays = pack(value, TYPES)
-    return arrays, unpack(arrays, TYPES)
+    arrays = pack(value)
+    return arrays, unpack(arrays)
 
 
-def read_value(arrays: Mapping[str, Any]) -> Any:
+def read_value(arrays: Mapping[str, Any], kinds: Kinds = record_of) -> Any:
     """The value of `keep_value`; raises as `unpack`."""
-    return unpack(arrays, TYPES)
-
-
-def maker(name: str) -> Callable[..., Any]:
-    """The function of a name.
-
-    Raises:
-        RunError: there is none of that name in this release.
-    """
-    if name not in MAKERS:
-        raise RunError(f"this release has no {name[:80]!r} to make it with: use the release that wrote the folder")
-    return MAKERS[name]
+    return unpack(arrays, kinds)

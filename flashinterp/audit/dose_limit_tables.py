@@ -18,6 +18,7 @@ from flashinterp.controls import DEAD_SCALE
 from flashinterp.dose_steps import Steps, count_steps
 from flashinterp.evidence import Evidence
 from flashinterp.neuron import NeuronId
+from flashinterp.provenance.registry import derivation, record
 from flashinterp.roster import Roster
 from flashinterp.stats import wilson
 
@@ -50,6 +51,7 @@ def slope(claim: Claim, e: Evidence) -> Slope:
     return Slope(float(rises / width) if width > 0 else None, far)
 
 
+@derivation("limitations.saturation", version=1)
 def saturation_table(judged: Judged) -> Told:
     """What a unit of clamp value does, near and far, for each claim that was measured."""
     rows: list[list[Any]] = []
@@ -73,6 +75,7 @@ MOST_PARAMETERS = 3e9
 """Of a model that is loaded a second time, in another dtype: 12 GB."""
 
 
+@record("limitations.dtype_curves", version=1)
 @dataclass(frozen=True)
 class DtypeCurves:
     """The same doses in two dtypes.
@@ -98,6 +101,7 @@ def all_steps(found: Sequence[DtypeCurves], part: str, dtype: str) -> Steps:
     return sum((one.steps(part, dtype) for one in found), Steps(0, 0, 0))
 
 
+@derivation("limitations.rounding_steps", version=1)
 def rounding_table(found: Sequence[DtypeCurves]) -> Told:
     """How many steps go the wrong way, or nowhere, in each dtype."""
     rows: list[list[Any]] = []
@@ -118,6 +122,7 @@ def _counts(both: Sequence[Steps]) -> list[int]:
     return [*(n for one in both for n in (one.reversed, one.level)), both[0].n]
 
 
+@derivation("limitations.rounding_not_measured", version=1)
 def rounding_not_measured(parameters: int) -> Told:
     """The row of a model that would not fit twice."""
     return ["remark"], [[too_large(parameters)]], ""
@@ -145,6 +150,7 @@ def dead_neurons(roster: Roster, scales: NDArray[np.float32]) -> NDArray[np.bool
     return dead
 
 
+@derivation("limitations.dead_neurons", version=1)
 def dead_table(
     roster: Roster,
     scales: NDArray[np.float32],
@@ -181,7 +187,3 @@ def dead_table(
         "Dead on these texts: on others they may live. Intervals: Wilson's. The word is the paper lens's, as sure "
         "as a living neuron's.",
     )
-
-
-MAKERS = (saturation_table, rounding_table, rounding_not_measured, dead_table)
-TYPES = (DtypeCurves,)

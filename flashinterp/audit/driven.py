@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flashinterp.provenance.registry import record
 
+
+@record("limitations.driven_neuron", version=1)
 @dataclass(frozen=True)
 class Driven:
     """The log-odds of T tokens, with one neuron clamped at one end of its natural range and at the other.

@@ -41,10 +41,12 @@ from flashinterp.audit._points import bin_maxima, flat_scores, positions, sparse
 from flashinterp.audit.figures_dose import DosePanel, dose_response
 from flashinterp.audit.tables import safe_text
 from flashinterp.errors import RunError
+from flashinterp.provenance.registry import derivation, record
 
 __all__ = ["DosePanel", "Figure", "SharePanel", "alignment", "dose_response", "preservation", "shares", "spikes"]
 
 
+@record("charts.share_panel", version=1)
 @dataclass(frozen=True)
 class SharePanel:
     """One panel of a figure of shares: one part of the model.
@@ -62,6 +64,7 @@ class SharePanel:
     chance: float | None = None
 
 
+@derivation("charts.score_spikes", version=1)
 def spikes(
     name: str,
     title: str,
@@ -109,6 +112,7 @@ def spikes(
     return Figure(name, title, safe_text(alt), svg, data)
 
 
+@derivation("charts.share_intervals", version=1)
 def shares(name: str, title: str, panels: Sequence[SharePanel], x_label: str) -> Figure:
     """Shares with their intervals against their nulls, one row for each way of finding, one panel for each part.
 
@@ -146,6 +150,7 @@ def shares(name: str, title: str, panels: Sequence[SharePanel], x_label: str) ->
     return Figure(name, title, safe_text(f"{panels[0].label}, {x_label}: {'; '.join(said)}."), svg, data)
 
 
+@derivation("charts.share_by_layer", version=1)
 def preservation(
     name: str,
     title: str,
@@ -201,6 +206,7 @@ def preservation(
     return Figure(name, title, safe_text(alt), svg, data)
 
 
+@derivation("charts.alignment_distribution", version=1)
 def alignment(name: str, title: str, per_layer: Sequence[npt.ArrayLike]) -> Figure:
     """Vocabulary alignment (June 2025 post): max over tokens of |U·w|, sorted and as a histogram.
 
@@ -280,7 +286,3 @@ def _draw_shares(axes: Axes, chance: float | None, drawn: dict[str, Floats], han
         handles["95 % interval"] = Line2D([], [], color=SKY, linewidth=3.0)
     axes.yaxis.grid(True, color=SHADE, linewidth=0.6)
     axes.set_axisbelow(True)
-
-
-MAKERS = (alignment, preservation, shares, spikes)
-TYPES = (SharePanel,)

@@ -30,8 +30,10 @@ from flashinterp.audit._drawing import (
 from flashinterp.audit._figure import Figure
 from flashinterp.audit.tables import safe_text
 from flashinterp.errors import RunError
+from flashinterp.provenance.registry import derivation, record
 
 
+@record("charts.dose_panel", version=1)
 @dataclass(frozen=True)
 class DosePanel:
     """One panel of a dose-response figure: one neuron, one token.
@@ -55,6 +57,7 @@ class DosePanel:
     gate: tuple[float, float] | None = None
 
 
+@derivation("charts.dose_response", version=1)
 def dose_response(
     name: str,
     title: str,
@@ -161,7 +164,3 @@ def _draw_controls(axes: Axes, values: Floats, changes: Floats, handles: dict[st
     axes.fill_between(ends, [0, changes.min()], [0, changes.max()], color=ORANGE, linewidth=0, zorder=0.6)
     axes.axhline(0, color=MUTED, linewidth=0.6, zorder=0.7)
     handles["controls, lowest to highest"] = Patch(color=ORANGE, linewidth=0)
-
-
-MAKERS = (dose_response,)
-TYPES = (DosePanel,)

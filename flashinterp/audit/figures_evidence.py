@@ -14,18 +14,21 @@ from flashinterp.audit.lens_tables import SHOWN, of, part_name
 from flashinterp.audit.verdict_tables import claim_word
 from flashinterp.claims import Claim
 from flashinterp.evidence import Evidence, Floats
+from flashinterp.provenance.registry import derivation
 from flashinterp.ranking import Result, Study
 
 PANELS = 12
 """Claims that are drawn; all are in the tables and in ``raw/``."""
 
 
+@derivation("evaluation.natural_dose_response", version=1)
 def natural_doses(name: str, title: str, judged: Judged) -> Figure:
     """The first measured claims over their natural ranges, with their controls: the evidence of the writing side."""
     panels = [_natural(claim, found) for claim, found in judged.measured[:PANELS]]
     return dose_response(name, title, panels, "change of log-odds (nats)")
 
 
+@derivation("evaluation.stress_dose_response", version=1)
 def stress_doses(name: str, title: str, judged: Judged) -> Figure:
     """The same over the paper's -500 to 500, which no verdict rests on."""
     return dose_response(name, title, [_stress(claim, found) for claim, found in judged.measured[:PANELS]])
@@ -59,6 +62,7 @@ def _log_p(odds: Floats) -> Floats:
     return -np.logaddexp(0, -odds)
 
 
+@derivation("lens_causality.share_figure", version=1)
 def study_shares(name: str, title: str, found: Study, results: Sequence[Result]) -> Figure:
     """One panel for the whole model and one for each part, as far as they have a top 5 %."""
     return shares(name, title, share_panels(found, results), "share of the words (%)")
@@ -78,6 +82,3 @@ def share_panels(found: Study, results: Sequence[Result]) -> list[SharePanel]:
             label = "whole model" if region == 0 else part_name(found, region)
             panels.append(SharePanel(label, there, {r.lens: r.beyond.means for r in mine}, float(np.mean(chances))))
     return panels
-
-
-MAKERS = (natural_doses, stress_doses, study_shares)

@@ -29,8 +29,10 @@ from flashinterp.audit._drawing import (
 from flashinterp.audit.figures import Figure
 from flashinterp.audit.tables import safe_text
 from flashinterp.errors import RunError
+from flashinterp.provenance.registry import derivation, record
 
 
+@record("charts.layer_row", version=1)
 @dataclass(frozen=True)
 class LayerRow:
     """One word's neurons, layer by layer.
@@ -46,6 +48,7 @@ class LayerRow:
     best: str
 
 
+@derivation("charts.layer_rows", version=1)
 def concept_layers(name: str, title: str, layers: Sequence[int], rows: Sequence[LayerRow]) -> Figure:
     """One row a word: a bar up to the best score in each layer, dots at the next best ones, the best of all marked.
 
@@ -104,7 +107,3 @@ def _draw_row(axes: Axes, at: Floats, row: LayerRow, scores: Floats) -> None:
 def _in_words(layers: Sequence[int], row: LayerRow, scores: Floats) -> str:
     peak = int(scores[:, 0].argmax())
     return f"{short(row.label, 40)}: layer {layers[peak]} ({short(row.best, 32)}, {scores[peak, 0]:.3g})"
-
-
-MAKERS = (concept_layers,)
-TYPES = (LayerRow,)

@@ -30,8 +30,10 @@ from flashinterp.audit._drawing import (
 from flashinterp.audit.figures import Figure
 from flashinterp.audit.tables import safe_text
 from flashinterp.errors import RunError
+from flashinterp.provenance.registry import derivation, record
 
 
+@record("charts.damage_panel", version=1)
 @dataclass(frozen=True)
 class DamagePanel:
     """One neuron's doses: what they bring, and what they break.
@@ -60,6 +62,7 @@ class DamagePanel:
     chosen: int | None
 
 
+@derivation("charts.dose_damage", version=1)
 def dose_damage(name: str, title: str, panels: Sequence[DamagePanel]) -> Figure:
     """Concept rate and damage against the dose, one column for each neuron.
 
@@ -172,7 +175,3 @@ def _grid(axes: Axes, at: Floats) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.grid(True, color=SHADE, linewidth=0.6)
     axes.set_axisbelow(True)
-
-
-MAKERS = (dose_damage,)
-TYPES = (DamagePanel,)

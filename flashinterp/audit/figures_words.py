@@ -11,6 +11,7 @@ from flashinterp.audit.catalogue_tables import Listed
 from flashinterp.audit.figures import spikes
 from flashinterp.audit.figures_layers import LayerRow, concept_layers
 from flashinterp.evidence import Floats
+from flashinterp.provenance.registry import derivation
 from flashinterp.roster import Roster
 
 MARKED = 3
@@ -20,6 +21,7 @@ _LONGEST = 12  # characters of a word: a label has no room for more
 _PER_LAYER = 4  # neurons of each layer that the drawing of layers shows
 
 
+@derivation("vocabulary.word_score_figure", version=1)
 def word_spikes(
     name: str, title: str, word: Listed, roster: Roster, labels: Mapping[int, Sequence[str]], kept: int
 ) -> Figure:
@@ -41,6 +43,7 @@ def word_spikes(
     return spikes(name, title, (word.everywhere(len(roster)), roster.layer_of()), marks, scale)
 
 
+@derivation("vocabulary.word_layer_figure", version=1)
 def word_layers(name: str, title: str, words: Sequence[Listed], roster: Roster) -> Figure:
     """Where the neurons of each word sit; words that no neuron lists are left out, and one at least is listed."""
     drawn = []
@@ -59,6 +62,3 @@ def _by_layer(word: Listed, roster: Roster) -> Floats:
         best = np.sort(scores[roster.layer_span(layer)])[::-1][:_PER_LAYER]
         result[row, : best.size] = best
     return result
-
-
-MAKERS = (word_spikes, word_layers)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Any, Literal, Self, TypeVar, get_args
 
+from flashinterp.provenance.registry import record
+
 Condition = Literal["trained", "random", "permuted", "untrained"]
 """The trained model; with random directions of the same norms in W_up and W_down; with W_down's columns exchanged
 within each layer; and the random model that the training began with."""
@@ -197,6 +199,7 @@ class Lines:
         return Sheets(sheet(self.models), sheet(self.names), sheet(self.words), self.levels)
 
 
+@record("word_frequency.training_records", version=1)
 @dataclass(frozen=True)
 class Sheets:
     """Lines as they stand in the three files, each with its header; empty without lines."""

@@ -15,6 +15,7 @@ from scipy import stats
 from flashinterp.audit.frequency_lines import CONDITIONS, LENSES, Lines, Model, Outcome, Sharing, Sheets, models_of
 from flashinterp.audit.slopes import LEAST_TRAININGS, Floats, Slopes, linear_slope, logistic_slope
 from flashinterp.audit.verdict_tables import Told
+from flashinterp.provenance.registry import derivation
 from flashinterp.stats import Interval, bootstrap_mean, wilson
 
 OFTEN = 300  # mentions: between the levels of about 210 and 480
@@ -320,11 +321,8 @@ def all_tables(lines: Lines) -> dict[str, Table]:
     return {title: asked.make(lines) for title, asked in TABLES.items()}
 
 
+@derivation("word_frequency.training_measurement", version=1)
 def recorded_table(title: str, sheets: Sheets) -> Told:
     """One of `TABLES`, from its lines."""
     headers, rows = TABLES[title].make(sheets.lines())
     return headers, rows, f"See docs/limitations/{title.partition(':')[0]}.md."
-
-
-MAKERS = (recorded_table,)
-TYPES = (Sheets,)

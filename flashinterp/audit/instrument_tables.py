@@ -18,6 +18,7 @@ from flashinterp.claims import Claim
 from flashinterp.evidence import Evidence, Floats
 from flashinterp.neuron import NeuronId, Site
 from flashinterp.prompts import Group
+from flashinterp.provenance.registry import derivation, record
 
 STEPS = 64
 """How many steps of the model's dtype two ways to one number may differ by."""
@@ -26,6 +27,7 @@ NATURAL = (0.01, 0.99)
 """The quantiles of a neuron's own values between which it is driven."""
 
 
+@record("instrument_checks.clamp_check", version=1)
 @dataclass(frozen=True)
 class ClampCheck:
     """One clamp's change of an MLP's output, beside the same change by the weights' own arithmetic.
@@ -56,6 +58,7 @@ class ClampCheck:
         return STEPS * self.step
 
 
+@record("instrument_checks.noise_check", version=1)
 @dataclass(frozen=True)
 class NoiseCheck:
     """The last position's log-probabilities, come by in several ways that should make no difference.
@@ -83,6 +86,7 @@ class NoiseCheck:
         return STEPS * self.step * float(np.abs(self.whole).max())
 
 
+@record("instrument_checks.single_pass_check", version=1)
 @dataclass(frozen=True)
 class SinglePasses:
     """What one measured claim's curve must show, by plain passes one at a time.
@@ -115,6 +119,7 @@ class SinglePasses:
         return STEPS * self.step * max(float(np.abs(self.high).max()), float(np.abs(self.clean).max()))
 
 
+@record("instrument_checks.continued_text", version=1)
 @dataclass(frozen=True)
 class Continued:
     """One prompt continued greedily under a clamp, in two ways.
@@ -139,6 +144,7 @@ def far_dose(claim: Claim, found: Evidence) -> float:
     return float(found.stress_doses[-1 if claim.drive == "+" else 0])
 
 
+@derivation("instrument_checks.clamp_mechanics", version=1)
 def mechanics_table(checks: Sequence[ClampCheck]) -> Told:
     """The clamp against the weights' own arithmetic."""
     rows = [[str(c.neuron), c.site, float(c.changes.max()), c.error, c.allowed] for c in checks]
@@ -150,6 +156,7 @@ def mechanics_table(checks: Sequence[ClampCheck]) -> Told:
     )
 
 
+@derivation("instrument_checks.noise", version=1)
 def noise_table(checks: Sequence[NoiseCheck]) -> Told:
     """How far log-probabilities move when nothing is done."""
     rows = [[c.state, way, error, c.allowed] for c in checks for way, error in c.errors.items()]
@@ -160,6 +167,7 @@ def noise_table(checks: Sequence[NoiseCheck]) -> Told:
     )
 
 
+@derivation("instrument_checks.single_passes", version=1)
 def single_passes_table(checks: Sequence[SinglePasses], judged: Judged) -> Told:
     """The judged curves beside single passes.
 
@@ -179,6 +187,7 @@ def single_passes_table(checks: Sequence[SinglePasses], judged: Judged) -> Told:
     )
 
 
+@derivation("instrument_checks.generated_text", version=1)
 def generated_table(texts: Sequence[Continued], judged: Judged) -> Told:
     """Generated text beside that of single passes."""
     rows: list[list[Any]] = []
@@ -206,6 +215,7 @@ def shared_texts(selection: Sequence[Ids], tested: Sequence[Ids]) -> list[int]:
     ]
 
 
+@derivation("instrument_checks.text_groups", version=1)
 def texts_table(groups: Sequence[Group], selection: Sequence[Ids], tested: Sequence[Ids]) -> Told:
     """The texts by theme, and how many of each kind were used.
 
@@ -223,6 +233,7 @@ def texts_table(groups: Sequence[Group], selection: Sequence[Ids], tested: Seque
     )
 
 
+@derivation("instrument_checks.matched_controls", version=1)
 def controls_table(judged: Judged) -> Told:
     """What each neuron is compared with."""
     rows: list[list[Any]] = []
@@ -237,7 +248,3 @@ def controls_table(judged: Judged) -> Told:
         "Activation, norm: the neuron's over its controls' median; beyond a factor of 5 either way no side can be a "
         "yes.",
     )
-
-
-MAKERS = (mechanics_table, noise_table, single_passes_table, generated_table, texts_table, controls_table)
-TYPES = (ClampCheck, NoiseCheck, SinglePasses, Continued, Group)

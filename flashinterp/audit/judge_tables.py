@@ -10,11 +10,13 @@ from flashinterp.audit.steering_tables import share
 from flashinterp.audit.steering_values import Concept
 from flashinterp.audit.verdict_tables import Told
 from flashinterp.judges import JudgeCheck, Labelled, rate, says
+from flashinterp.provenance.registry import derivation, record
 
 WRONG = 12
 """Misjudged texts of each claim that are printed."""
 
 
+@record("steering.judged_texts", version=1)
 @dataclass(frozen=True)
 class Asked:
     """A concept's judge, and the texts that it was asked about.
@@ -39,6 +41,7 @@ class Asked:
         )
 
 
+@derivation("steering.judge_accuracy", version=1)
 def judge_table(asked: Sequence[Asked]) -> Told:
     """Each judge's sensitivity and specificity, with intervals."""
     rows = []
@@ -56,6 +59,7 @@ def judge_table(asked: Sequence[Asked]) -> Told:
     )
 
 
+@derivation("steering.judge_accuracy_by_kind", version=1)
 def judge_kinds_table(asked: Sequence[Asked]) -> Told:
     """How many texts of each kind were judged rightly, with one of them."""
     rows: list[list[Any]] = []
@@ -66,6 +70,7 @@ def judge_kinds_table(asked: Sequence[Asked]) -> Told:
     return ["claim", "kind of text", "about it", "judged rightly", "for example"], rows, ""
 
 
+@derivation("steering.judge_errors", version=1)
 def judge_wrong_table(asked: Sequence[Asked]) -> Told:
     """The first texts that each judge got wrong."""
     rows: list[list[Any]] = [
@@ -74,7 +79,3 @@ def judge_wrong_table(asked: Sequence[Asked]) -> Told:
         for t in one.check().wrong[:WRONG]
     ]
     return ["claim", "text", "it is", "kind"], rows or [["none", *[None] * 3]], f"At most {WRONG} of each claim."
-
-
-MAKERS = (judge_table, judge_kinds_table, judge_wrong_table)
-TYPES = (Asked, Labelled)

@@ -13,6 +13,7 @@ from flashinterp.gains import GAIN, Gained, gained
 from flashinterp.neuron import NeuronId
 from flashinterp.neuron_map import NeuronMap
 from flashinterp.preserve import CHANGES, Change, Part, Preservation, decompose
+from flashinterp.provenance.registry import record
 from flashinterp.roster import Roster
 from flashinterp.stats import Interval, wilson
 
@@ -64,6 +65,7 @@ class _Outcome(NamedTuple):
     kept: NDArray[np.bool_]
 
 
+@record("finetuning.labels", version=1)
 @dataclass(frozen=True)
 class Labels:
     """What two maps, of a base model and its fine-tune, say of each neuron's best word.
@@ -104,6 +106,7 @@ class Labels:
         return [int(i) for i in changed[order[:n]]]
 
 
+@record("finetuning.neuron_words", version=1)
 @dataclass(frozen=True)
 class ShownWords:
     """The words of some neurons in two models.
@@ -131,6 +134,7 @@ def shown_words(compared: Preservation, places: Sequence[int], n: int) -> ShownW
     return ShownWords(before, after, texts)
 
 
+@record("finetuning.word_gains", version=1)
 @dataclass(frozen=True)
 class Gains:
     """The words that some neuron of one model names better than any neuron of another does.

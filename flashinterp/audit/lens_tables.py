@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from flashinterp.audit.verdict_tables import Told
+from flashinterp.provenance.registry import derivation
 from flashinterp.ranking import ATTRIBUTION, Result, Study
 from flashinterp.roster import Roster, span
 
@@ -24,6 +25,7 @@ def of(results: Sequence[Result], measure: str, region: int = 0) -> list[Result]
     return [r for r in results if r.measure == measure and r.region == region]
 
 
+@derivation("lens_causality.measures_by_lens", version=1)
 def lenses_table(found: Study, results: Sequence[Result]) -> Told:
     """What each lens's neurons do, by measure."""
     rows: list[list[Any]] = []
@@ -46,6 +48,7 @@ def lenses_table(found: Study, results: Sequence[Result]) -> Told:
     )
 
 
+@derivation("lens_causality.measures_against_nulls", version=1)
 def nulls_table(results: Sequence[Result]) -> Told:
     """Each figure beside that of the lens's null."""
     rows: list[list[Any]] = []
@@ -66,6 +69,7 @@ def nulls_table(results: Sequence[Result]) -> Told:
     )
 
 
+@derivation("lens_causality.share_by_part", version=1)
 def parts_table(found: Study, results: Sequence[Result]) -> Told:
     """The share among the most causal, part by part of the model."""
     rows: list[list[Any]] = []
@@ -80,6 +84,7 @@ def parts_table(found: Study, results: Sequence[Result]) -> Told:
     )
 
 
+@derivation("lens_causality.other_measures_by_part", version=1)
 def parts_rest_table(found: Study, results: Sequence[Result]) -> Told:
     """The other measures, part by part."""
     by_row: dict[tuple[int, str], list[Result]] = {}
@@ -106,6 +111,7 @@ def part_name(found: Study, region: int) -> str:
     return f"layer{'s' if len(layers) > 1 else ''} {span(layers)}"
 
 
+@derivation("lens_causality.words", version=1)
 def study_words_table(found: Study, words: Sequence[tuple[int, str]], roster: Roster) -> Told:
     """Each word's found neuron for each lens; as text, since the numbers are in the raw arrays.
 
@@ -130,6 +136,3 @@ def study_words_table(found: Study, words: Sequence[tuple[int, str]], roster: Ro
         "The found neuron and its pole, its percentile (%) in its layer by |effect| on the word, and the effect (nats "
         f"of log-odds from low to high). {PERCENTILE}",
     )
-
-
-MAKERS = (lenses_table, nulls_table, parts_table, parts_rest_table, study_words_table)

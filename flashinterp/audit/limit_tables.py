@@ -16,6 +16,7 @@ from flashinterp.audit.verdict_tables import Told
 from flashinterp.claims import Claim
 from flashinterp.neuron import NeuronId, Pole
 from flashinterp.neuron_map import Word
+from flashinterp.provenance.registry import derivation, record
 from flashinterp.second_word import second_word, unlike
 from flashinterp.tokens import Token
 from flashinterp.twins import Twin, TwinEffects, nearest_twin
@@ -23,6 +24,7 @@ from flashinterp.twins import Twin, TwinEffects, nearest_twin
 # --- two concepts in one neuron -------------------------------------------------------------------------
 
 
+@record("limitations.two_word_neuron", version=1)
 @dataclass(frozen=True)
 class Carrier:
     """A claimed neuron, the words that it may stand for, and what driving it does.
@@ -110,6 +112,7 @@ def two_word_effects(carriers: Sequence[Carrier], pairs: NDArray[np.float32]) ->
     return found
 
 
+@derivation("limitations.two_concepts", version=1)
 def two_concepts_table(carriers: Sequence[Carrier], pairs: NDArray[np.float32]) -> Told:
     """Each neuron that may carry two words, which of them it raises, and its value where they stand."""
     rows: list[list[Any]] = []
@@ -131,6 +134,7 @@ def two_concepts_table(carriers: Sequence[Carrier], pairs: NDArray[np.float32]) 
 # --- neurons that do the same ---------------------------------------------------------------------------
 
 
+@record("limitations.neuron_pair", version=1)
 @dataclass(frozen=True)
 class Paired:
     """A claimed neuron beside all others of its MLP, and what clamping it and its nearest twin did.
@@ -160,6 +164,7 @@ class Paired:
         return NeuronId(self.claim.neuron.layer, self.twin.neuron, self.claim.neuron.expert)
 
 
+@derivation("limitations.duplicate_neurons", version=1)
 def duplicates_table(pairs: Sequence[Paired]) -> Told:
     """Each claimed neuron with its nearest twin, the most alike first: silenced and driven, one and both."""
     rows: list[list[Any]] = []
@@ -175,7 +180,3 @@ def duplicates_table(pairs: Sequence[Paired]) -> Told:
         "Likeness: the smaller of the cosines of what the two read and of what they write; near 1 they are one neuron "
         "twice. Changes of the claim's word's log-odds, in nats. One of both: its silencing over that of both.",
     )
-
-
-MAKERS = (two_concepts_table, duplicates_table)
-TYPES = (Carrier, Driven, Paired, Token, TwinEffects, Word)

@@ -1,64 +1,45 @@
-"""The functions that tables, figures and findings are made by, and the kinds of records that they are made of.
+"""The modules that give functions and records their ids, to be imported where all of them must be known.
 
-`verify` calls these and no others, whatever a folder names. A module of tables lists its own: ``MAKERS`` and, where it
-takes records, ``TYPES``.
+`verify` needs them all. What writes a folder has imported what it uses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
-from typing import Any
 
-from flashinterp.audit.recorded import Recorded
-from flashinterp.claims import Claim
-from flashinterp.neuron import Block, NeuronId
-from flashinterp.roster import Roster
-from flashinterp.stats import Interval
-
-_MODULES = tuple(
-    import_module(f"flashinterp.audit.{name}")
-    for name in (
-        "alignment_tables",
-        "catalogue_tables",
-        "decode_tables",
-        "dose_limit_tables",
-        "figures",
-        "figures_dose",
-        "figures_evidence",
-        "figures_layers",
-        "figures_steering",
-        "figures_words",
-        "frequency_tables",
-        "instrument_tables",
-        "judge_tables",
-        "lens_tables",
-        "limit_tables",
-        "name_tables",
-        "preservation_tables",
-        "regression_tables",
-        "removal_tables",
-        "removal_values",
-        "role_tables",
-        "steering_tables",
-        "steering_values",
-        "trained_tables",
-        "verdict_tables",
-    )
+_MODULES = (
+    "flashinterp.audit.alignment_tables",
+    "flashinterp.audit.catalogue_tables",
+    "flashinterp.audit.decode_tables",
+    "flashinterp.audit.dose_limit_tables",
+    "flashinterp.audit.figures",
+    "flashinterp.audit.figures_dose",
+    "flashinterp.audit.figures_evidence",
+    "flashinterp.audit.figures_layers",
+    "flashinterp.audit.figures_steering",
+    "flashinterp.audit.figures_words",
+    "flashinterp.audit.frequency_tables",
+    "flashinterp.audit.instrument_tables",
+    "flashinterp.audit.judge_tables",
+    "flashinterp.audit.lens_tables",
+    "flashinterp.audit.limit_tables",
+    "flashinterp.audit.name_tables",
+    "flashinterp.audit.preservation_tables",
+    "flashinterp.audit.regression_tables",
+    "flashinterp.audit.removal_tables",
+    "flashinterp.audit.removal_values",
+    "flashinterp.audit.role_tables",
+    "flashinterp.audit.steering_tables",
+    "flashinterp.audit.steering_values",
+    "flashinterp.audit.trained_tables",
+    "flashinterp.audit.verdict_tables",
+    "flashinterp.provenance.ground_records",
 )
 
 
-def _all(which: str) -> Iterator[tuple[str, Any]]:
+@cache
+def import_all() -> None:
+    """Import all of them, so that `flashinterp.provenance.registry` knows every id of this release."""
     for module in _MODULES:
-        for one in getattr(module, which, ()):
-            yield one.__name__, one
-
-
-MAKERS: dict[str, Callable[..., Any]] = dict(_all("MAKERS"))
-"""By name; a name stands for one function."""
-
-TYPES: dict[str, type] = {
-    **{t.__name__: t for t in (Recorded, Block, Claim, Interval, NeuronId, Roster)},
-    **dict(_all("TYPES")),
-}
-"""By name; a name stands for one kind of record."""
+        import_module(module)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from flashinterp.audit.driven import Driven
 from flashinterp.audit.verdict_tables import Told
 from flashinterp.neuron_map import Found, Word
+from flashinterp.provenance.registry import derivation, record
 from flashinterp.tokens import Token
 
 By = Literal["token", "first", "mean"]
@@ -31,6 +32,7 @@ _TOLD: dict[Reading, str] = {
 }
 
 
+@record("limitations.name_lookup", version=1)
 @dataclass(frozen=True)
 class Lead:
     """Where one look-up of a name leads, and what driving that neuron does.
@@ -99,6 +101,7 @@ class Lead:
         return end - start
 
 
+@derivation("limitations.name_lookups", version=1)
 def names_table(leads: Sequence[Lead]) -> Told:
     """Where each name leads, and what the found neuron brings."""
     rows: list[list[Any]] = []
@@ -117,6 +120,7 @@ def names_table(leads: Sequence[Lead]) -> Told:
     )
 
 
+@derivation("limitations.name_lookups_summary", version=1)
 def names_found(leads: Sequence[Lead], planted: bool) -> tuple[str, str | None]:
     """Where the paper's two names lead, by their first look-up; the same is true where they were planted."""
     first = {lead.name: lead for lead in reversed(leads)}
@@ -128,6 +132,7 @@ def names_found(leads: Sequence[Lead], planted: bool) -> tuple[str, str | None]:
     return ", ".join(told), "the same" if planted else None
 
 
+@derivation("limitations.multi_token_names", version=1)
 def several_tokens_table(leads: Sequence[Lead]) -> Told:
     """Names of several tokens: whether both look-ups lead to one neuron, and what it does to the whole name."""
     neurons: dict[str, set[str]] = {}
@@ -145,7 +150,3 @@ def several_tokens_table(leads: Sequence[Lead]) -> Told:
         "Effects in nats, when the neuron is driven from one end of its natural range to the other, towards the pole: "
         "on log-odds for single tokens, on the log-probability of all tokens together for the whole name.",
     )
-
-
-MAKERS = (names_table, names_found, several_tokens_table)
-TYPES = (Driven, Lead, Found, Word, Token)

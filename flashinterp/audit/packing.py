@@ -1,63 +1,64 @@
-"""Plain values, arrays and frozen records of known kinds as the arrays of one file of ``raw/``, and back.
+"""Plain values, arrays and frozen records with an id as the arrays of one file of ``raw/``, and back.
 
-What a pickle would do, without its danger: nothing but the kinds that the reader knows is ever made. A person reads
-such a file with NumPy alone: ``json.loads(bytes(file["value"]))`` is the value, with the arrays in their places as
-``{"$array": "a0"}``.
+What a pickle would do, without its danger: nothing but records that `flashinterp.provenance.registry` knows is ever
+made. A person reads such a file with NumPy alone: ``json.loads(bytes(file["value"]))`` is the value, with the arrays in
+their places as ``{"$array": ["a0"]}`` and a record as ``{"$record": ["tokens.token/1", {...}]}``.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import flashinterp.provenance.ground_records  # noqa: F401 (wherever values are kept, these must have their ids)
 from flashinterp.errors import RunError
+from flashinterp.provenance.registry import record_id, record_of
 
 Arrays = dict[str, NDArray[Any]]
-Types = Mapping[str, type]
-"""The kinds of records, dataclasses and named tuples, that may stand in a value, by their classes' names."""
+Kinds = Callable[[str], type]
+"""The class of a record's id; raises where there is none."""
 
 VALUE = "value"
 """The array that holds the JSON text of the value."""
 
 
-def pack(value: Any, types: Types) -> Arrays:
+def pack(value: Any) -> Arrays:
     """A value as arrays.
 
     Args:
-        value: None, text, numbers, arrays, and of these: lists, tuples, dicts and records.
-        types: the records that may stand in it.
+        value: None, text, numbers, arrays, and of these: lists, tuples, dicts and records with an id.
 
     Raises:
-        RunError: it holds something else, or a record that is not known.
+        RunError: it holds something else, or a record without an id.
     """
     arrays: Arrays = {}
-    tree = _packed(value, types, arrays)
+    tree = _packed(value, arrays)
     text = json.dumps(tree, allow_nan=False, separators=(",", ":"))
     arrays[VALUE] = np.frombuffer(text.encode("ascii"), dtype=np.uint8)
     return arrays
 
 
-def unpack(arrays: Mapping[str, NDArray[Any]], types: Types) -> Any:
+def unpack(arrays: Mapping[str, NDArray[Any]], kinds: Kinds = record_of) -> Any:
     """The inverse of `pack`: equal values of the same kinds; NumPy's scalars come back as Python's.
 
     Raises:
-        RunError: the arrays are not such a value's.
+        RunError: the arrays are not such a value's, or hold a record of an id that is not known.
     """
     if VALUE not in arrays:
         raise RunError(f"there is no array {VALUE!r} in it: give a file that a run wrote for a table or a figure")
-    return _unpacked(json.loads(bytes(arrays[VALUE]).decode("ascii")), types, arrays)
+    return _unpacked(json.loads(bytes(arrays[VALUE]).decode("ascii")), kinds, arrays)
 
 
 # A list is a list, a scalar a scalar; everything else is an object of one key, its kind.
 
 
-def _packed(value: Any, types: Types, arrays: Arrays) -> Any:
+def _packed(value: Any, arrays: Arrays) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, str | bool | int):
@@ -65,14 +66,14 @@ def _packed(value: Any, types: Types, arrays: Arrays) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else {"$float": repr(value)}
     if isinstance(value, list):
-        return [_packed(item, types, arrays) for item in value]
+        return [_packed(item, arrays) for item in value]
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return {"$tuple": [_packed(item, types, arrays) for item in value]}
+        return {"$tuple": [_packed(item, arrays) for item in value]}
     if isinstance(value, Mapping):
-        return {"$dict": [[_packed(k, types, arrays), _packed(v, types, arrays)] for k, v in value.items()]}
+        return {"$dict": [[_packed(k, arrays), _packed(v, arrays)] for k, v in value.items()]}
     if isinstance(value, np.ndarray):
         return {"$array": _stored(value, arrays)}
-    return {"$record": _record(value, types, arrays)}
+    return {"$record": _record(value, arrays)}
 
 
 def _stored(array: NDArray[Any], arrays: Arrays) -> list[str]:
@@ -86,36 +87,40 @@ def _stored(array: NDArray[Any], arrays: Arrays) -> list[str]:
     return names
 
 
-def _record(value: Any, types: Types, arrays: Arrays) -> list[Any]:
-    name = type(value).__name__
-    kind: Any = types.get(name)
-    if kind is None or kind is not type(value):
+def _record(value: Any, arrays: Arrays) -> list[Any]:
+    kind: Any = type(value)
+    key = record_id(kind)
+    if key is None:
         raise RunError(
-            f"a {name} cannot be kept in raw/: name it among the TYPES of the module that makes tables of it"
+            f"a {kind.__name__} cannot be kept in raw/: give plain values, or a frozen dataclass whose id is given "
+            "by @record('mylab.my_record', version=1)"
         )
-    names = [f.name for f in fields(kind) if f.init] if is_dataclass(kind) else kind._fields
-    return [name, {key: _packed(getattr(value, key), types, arrays) for key in names}]
+    return [key, {name: _packed(getattr(value, name), arrays) for name in field_names(kind)}]
 
 
-def _unpacked(tree: Any, types: Types, arrays: Mapping[str, NDArray[Any]]) -> Any:
+def field_names(kind: Any) -> list[str]:
+    """The fields of a dataclass or a named tuple that are kept: those that it is made with."""
+    return [f.name for f in fields(kind) if f.init] if is_dataclass(kind) else list(kind._fields)
+
+
+def _unpacked(tree: Any, kinds: Kinds, arrays: Mapping[str, NDArray[Any]]) -> Any:
     if isinstance(tree, list):
-        return [_unpacked(item, types, arrays) for item in tree]
+        return [_unpacked(item, kinds, arrays) for item in tree]
     if not isinstance(tree, dict):
         return tree
     ((kind, held),) = tree.items()
     if kind == "$float":
         return float(held)
     if kind == "$tuple":
-        return tuple(_unpacked(item, types, arrays) for item in held)
+        return tuple(_unpacked(item, kinds, arrays) for item in held)
     if kind == "$dict":
-        return {_unpacked(k, types, arrays): _unpacked(v, types, arrays) for k, v in held}
+        return {_unpacked(k, kinds, arrays): _unpacked(v, kinds, arrays) for k, v in held}
     if kind == "$array":
         return _restored(held, arrays)
     name, values = held
-    if kind != "$record" or name not in types:
-        shown = f"{kind} {str(name)[:80]!r}"
-        raise RunError(f"it holds a {shown}, which this release does not know: use the one that wrote it")
-    return types[name](**{key: _unpacked(item, types, arrays) for key, item in values.items()})
+    if kind != "$record":
+        raise RunError(f"it holds a {str(kind)[:80]!r}, which is nothing that a run keeps: give the file of a run")
+    return kinds(name)(**{key: _unpacked(item, kinds, arrays) for key, item in values.items()})
 
 
 def _restored(names: list[str], arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:

@@ -17,6 +17,7 @@ from flashinterp.audit.role_tables import difference
 from flashinterp.audit.verdict_tables import Told
 from flashinterp.gains import GAIN
 from flashinterp.preserve import CHANGES, NEAR_TIE, peer_percentile
+from flashinterp.provenance.registry import derivation, record
 from flashinterp.roles import ROLES, Role
 from flashinterp.roster import Roster
 from flashinterp.stats import Interval
@@ -37,6 +38,7 @@ _GAINED_SAID = (
 )
 
 
+@derivation("finetuning.not_compared", version=1)
 def uncompared_table(verdict: str, reason: str) -> Told:
     """Why nothing was compared."""
     return ["verdict", "reason"], [[verdict, reason]], ""
@@ -45,6 +47,7 @@ def uncompared_table(verdict: str, reason: str) -> Told:
 # --- labels -------------------------------------------------------------------------------------------
 
 
+@derivation("finetuning.label_shares", version=1)
 def shares_table(labels: Labels, base_head: Codes, cosines: NDArray[np.float32]) -> Told:
     """The share of neurons that kept their top token, by layer.
 
@@ -70,6 +73,7 @@ def shares_table(labels: Labels, base_head: Codes, cosines: NDArray[np.float32])
     )
 
 
+@derivation("finetuning.label_loss_causes", version=1)
 def causes_table(roster: Roster, change: Codes, base_head: Codes, tuned_head: Codes) -> Told:
     """What became of the labels, and how much of the loss the rows and the head have made, by layer.
 
@@ -91,6 +95,7 @@ def causes_table(roster: Roster, change: Codes, base_head: Codes, tuned_head: Co
     )
 
 
+@derivation("finetuning.changed_labels", version=1)
 def changed_table(labels: Labels, cosines: NDArray[np.float32], norms: NDArray[np.float32], best: ShownWords) -> Told:
     """The neurons that lost the clearest labels.
 
@@ -115,6 +120,7 @@ def changed_table(labels: Labels, cosines: NDArray[np.float32], norms: NDArray[n
     )
 
 
+@derivation("finetuning.label_share_figure", version=1)
 def layer_shares(name: str, title: str, roster: Roster, change: Codes) -> Figure:
     """The share of each layer's labels that were kept, beside the model's.
 
@@ -130,6 +136,7 @@ def layer_shares(name: str, title: str, roster: Roster, change: Codes) -> Figure
     return preservation(name, title, [layer for layer, _ in known], estimates, lows, highs, overall)
 
 
+@derivation("finetuning.label_share_summary", version=1)
 def share_said(change: Codes, planted: Mapping[str, float] | None) -> tuple[str, str | None]:
     """The share of [N] labels that were kept, in words, and ``kept_share`` of what was planted; None of nothing."""
     share = share_kept(change)
@@ -164,6 +171,7 @@ def _said(texts: Iterable[str]) -> str | None:
 # --- roles, and words that gained a neuron --------------------------------------------------------------
 
 
+@derivation("finetuning.role_counts", version=1)
 def roles_counted(roles: Sequence[Role], planted: Sequence[str] | None) -> tuple[str, str | None]:
     """The roles counted, in words, and what they should be where that is known; ``planted`` is None of nothing."""
     here = _counted([r.role for r in roles if r.role]) or "no claim was validated on the base"
@@ -174,6 +182,7 @@ def _counted(names: Sequence[str]) -> str:
     return ", ".join(f"{n} {name}" for name, n in Counter(names).most_common())
 
 
+@derivation("finetuning.gained_words", version=1)
 def gained_table(new: Gains, gone: Gains, roster: Roster) -> Told:
     """The words that have a neuron in the fine-tune and had none nearly as good in the base, clearest first.
 
@@ -203,6 +212,7 @@ def _text(found: Gains, token: int) -> str:
 # --- several fine-tunes ---------------------------------------------------------------------------------
 
 
+@record("finetuning.fine_tune", version=1)
 @dataclass(frozen=True)
 class FineTune:
     """One of several fine-tunes of a base: its name, what became of the labels [N], and the words it names better."""
@@ -212,6 +222,7 @@ class FineTune:
     gains: Gains
 
 
+@derivation("finetuning.fine_tune_comparison", version=1)
 def fine_tunes_table(tuned: Sequence[FineTune], *roles: Sequence[Role]) -> Told:
     """What became of labels, roles and words in each of several fine-tunes; ``roles`` holds those of each."""
     rows: list[list[Any]] = []
@@ -230,6 +241,7 @@ def fine_tunes_table(tuned: Sequence[FineTune], *roles: Sequence[Role]) -> Told:
     )
 
 
+@derivation("finetuning.roles_by_fine_tune", version=1)
 def fine_tune_roles_table(planted: Mapping[str, Mapping[str, str]], *roles: Sequence[Role]) -> Told:
     """Each validated neuron in each of several fine-tunes.
 
@@ -249,18 +261,3 @@ def fine_tune_roles_table(planted: Mapping[str, Mapping[str, str]], *roles: Sequ
         rows,
         "Difference: of the effect at the base's doses, fine-tune against base, in nats of log-odds, 90 % interval.",
     )
-
-
-MAKERS = (
-    uncompared_table,
-    shares_table,
-    causes_table,
-    changed_table,
-    layer_shares,
-    share_said,
-    roles_counted,
-    gained_table,
-    fine_tunes_table,
-    fine_tune_roles_table,
-)
-TYPES = (ShownWords, FineTune, Gains, Labels)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flashinterp.errors import RunError
+from flashinterp.provenance.registry import record
 
 
+@record("runs.recorded_reference", version=1)
 @dataclass(frozen=True)
 class Recorded:
     """Stands for what another record of the run holds, and for what `verify` derives again from that record's evidence.

@@ -18,8 +18,9 @@ class Evidence:
     """The recorder of one eval. A test that hands in nothing fails.
 
     `derived`, `figure` and `finding` take the function that makes them and what it makes them of: None, text, numbers,
-    arrays, lists, tuples, dicts, records of the kinds in `flashinterp.audit.makers`, or what was `Recorded` before. The
-    values are kept in ``raw/``. Where `flashinterp.audit.makers` names the function, `verify` calls it again on them.
+    arrays, lists, tuples, dicts, records, or what was `Recorded` before. The function and the records must have an id,
+    see `flashinterp.provenance.registry`. The values are kept in ``raw/``, and `verify` calls the functions of this
+    package again on them. It does not have those of an eval of one's own, and says so.
     """
 
     def __init__(self, audit: AuditSession, name: str) -> None:

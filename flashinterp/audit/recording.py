@@ -119,9 +119,9 @@ class Recording:
         """Keep a table, which the function makes of the values as headers, rows and caption.
 
         Raises:
-            RunError: as `add_table`; or a value cannot be kept in ``raw/``.
+            RunError: as `add_table`; or the function has no id; or a value cannot be kept in ``raw/``.
         """
-        values = self._derivation(Derivation("table", name, make.__name__), make, (title,), args, kwargs)
+        values = self._derivation(Derivation.by(make, "table", name), (title,), args, kwargs)
         headers, rows, caption = values.called(make, self._held.resolve)
         if not rows:
             raise RunError(f"the table {name} has no rows: record what was measured, or why nothing was")
@@ -129,26 +129,18 @@ class Recording:
 
     def derive_figure(self, make: Callable[..., Any], name: str, title: str, *args: Any, **kwargs: Any) -> None:
         """Keep a figure, which the function draws of its name, title and the values; raises as `derive_table`."""
-        values = self._derivation(Derivation("figure", name, make.__name__), make, (title,), args, kwargs)
+        values = self._derivation(Derivation.by(make, "figure", name), (title,), args, kwargs)
         self.add_figure(values.called(make, self._held.resolve, name, title))
 
     def derive_finding(self, make: Callable[..., Any], name: str, order: int, paper: str, *args: Any) -> None:
         """Keep a finding, of which the function makes the words: what is here, and what was planted or None."""
-        derivation = Derivation("finding", f"{name}--{order}", make.__name__)
-        values = self._derivation(derivation, make, (order, paper), args, {})
+        values = self._derivation(Derivation.by(make, "finding", f"{name}--{order}"), (order, paper), args, {})
         self.add_finding(Finding(order, paper, *values.called(make, self._held.resolve)))
 
     def _derivation(
-        self,
-        derivation: Derivation,
-        make: Callable[..., Any],
-        head: tuple[Any, ...],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
+        self, derivation: Derivation, head: tuple[Any, ...], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Values:
-        """Keep the values; those that come back, where the function is one that `verify` knows."""
-        if not derived.is_known(make):
-            return Values(head, tuple(args), dict(kwargs))
+        """Keep the values; those that come back."""
         arrays, values = derived.keep(head, args, kwargs)
         self.add_arrays(derivation.raw, arrays)
         self.derivations.append(derivation)

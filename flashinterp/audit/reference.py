@@ -19,6 +19,7 @@ from flashinterp.evidence import Evidence
 from flashinterp.neuron import Block, NeuronId, Pole
 from flashinterp.neuron_map import NeuronMap
 from flashinterp.preserve import NEAR_TIE
+from flashinterp.provenance.registry import record
 from flashinterp.roster import Roster
 from flashinterp.tokens import show
 
@@ -30,6 +31,7 @@ POLE: Pole = "+"
 """Of the whole model's words, as in the paper's 75.4 %."""
 
 
+@record("runs.neuron_words", version=1)
 @dataclass(frozen=True)
 class Words:
     """The best words of m neurons, special and padded ids left out.
@@ -52,6 +54,7 @@ class Words:
         return Words(self.ids[i : i + 1], self.lead[i : i + 1], self.near_tie[i : i + 1])
 
 
+@record("runs.reference", version=1)
 @dataclass(frozen=True)
 class Reference:
     """What a later run is compared with.

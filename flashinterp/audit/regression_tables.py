@@ -20,6 +20,7 @@ from flashinterp.audit.judged import Judged
 from flashinterp.audit.reference import Reference, Words, effects_of
 from flashinterp.audit.verdict_tables import Told
 from flashinterp.errors import RunError
+from flashinterp.provenance.registry import derivation
 from flashinterp.roster import Roster
 from flashinterp.tokens import show
 
@@ -29,6 +30,7 @@ OF_ALL = ("labels", "foremost")
 _NAMING = 2  # a neuron's words by which it is told what became of its best
 
 
+@derivation("runs.reference_words", version=1)
 def reference_table(
     judged: Judged, words: Words, best: NDArray[np.int64], roster: Roster, texts: Mapping[int, str]
 ) -> Told:
@@ -56,6 +58,7 @@ def reference_table(
     )
 
 
+@derivation("runs.changes_since_baseline", version=1)
 def since_table(name: str, before: Run, after: Run, judged: Judged) -> Told:
     """One of the tables of two runs compared, see `flashinterp.audit.diff_tables`.
 
@@ -150,7 +153,3 @@ def _rejudged(run: Run, judged: Judged) -> Run:
         measured, effects = effects_of(judged.claims, judged.evidence, reference.effects.shape[1])
         reference = replace(reference, measured=measured, effects=effects)
     return replace(run, results={**run.results, "verdicts": [v.record() for v in judged.verdicts]}, reference=reference)
-
-
-MAKERS = (reference_table, since_table)
-TYPES = (Reference, Run, Words)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flashinterp.audit.removal_values import ClampKept, Removed, kept
 from flashinterp.audit.verdict_tables import Told
+from flashinterp.provenance.registry import derivation
 from flashinterp.removal import by_direction
 from flashinterp.reverse import GONE, MOST_KL
 
@@ -17,6 +18,7 @@ LISTED = 4
 """Ranked rows of each concept in the table, at least."""
 
 
+@derivation("concept_erasure.reading_rows", version=1)
 def reading_rows_table(found: Sequence[Removed], vectors: Sequence[NDArray[np.float32]]) -> Told:
     """The rows that read each concept, nearest first, and which of them were reversed.
 
@@ -39,6 +41,7 @@ def reading_rows_table(found: Sequence[Removed], vectors: Sequence[NDArray[np.fl
     )
 
 
+@derivation("concept_erasure.probabilities", version=1)
 def removal_table(found: Sequence[Removed]) -> Told:
     """Each concept's probability before and after, what else has changed, and the verdict."""
     return (
@@ -54,6 +57,7 @@ def removal_table(found: Sequence[Removed]) -> Told:
     )
 
 
+@derivation("concept_erasure.controls", version=1)
 def removal_controls_table(found: Sequence[Removed]) -> Told:
     """The same number of edits that are not the concept's: medians, extremes and ranks."""
     rows: list[list[Any]] = []
@@ -73,6 +77,7 @@ def removal_controls_table(found: Sequence[Removed]) -> Told:
     )
 
 
+@derivation("concept_erasure.remaining_directions", version=1)
 def removal_directions_table(found: Sequence[Removed]) -> Told:
     """From which side each concept still comes."""
     return (
@@ -87,6 +92,7 @@ def removal_directions_table(found: Sequence[Removed]) -> Told:
     )
 
 
+@derivation("concept_erasure.edit_curve", version=1)
 def removal_curve_table(found: Sequence[Removed]) -> Told:
     """Each concept's probability against the number of edits, and the number that was chosen."""
     return (
@@ -101,11 +107,13 @@ def removal_curve_table(found: Sequence[Removed]) -> Told:
     )
 
 
+@derivation("concept_erasure.not_reversed", version=1)
 def not_reversed_table(reasons: Sequence[tuple[str, str]]) -> Told:
     """The concepts that were not reversed: each as it is shown, with the reason."""
     return ["concept", "verdict", "reason"], [[concept, "not_measured", why] for concept, why in reasons], ""
 
 
+@derivation("concept_erasure.exported_clamps", version=1)
 def export_table(clamps: Sequence[ClampKept]) -> Told:
     """Whether each exported clamp gives the clamped model's logits."""
     rows = [
@@ -121,18 +129,7 @@ def export_table(clamps: Sequence[ClampKept]) -> Told:
     )
 
 
+@derivation("concept_erasure.not_exported", version=1)
 def not_exported_table(reason: str) -> Told:
     """Why no clamp was exported."""
     return ["verdict", "reason"], [["not_measured", reason]], ""
-
-
-MAKERS = (
-    reading_rows_table,
-    removal_table,
-    removal_controls_table,
-    removal_directions_table,
-    removal_curve_table,
-    not_reversed_table,
-    export_table,
-    not_exported_table,
-)

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from flashinterp.concept_vector import ConceptVector
-from flashinterp.edited_rows import Place
 from flashinterp.neuron import NeuronId, Site
+from flashinterp.provenance.registry import record
 from flashinterp.reading_rows import RankedRow
 from flashinterp.removal import Floats, Measured, change
 from flashinterp.reverse import Controls, Point, Reversal, choose, reversed_rows
@@ -32,6 +32,7 @@ class _State(Measured):
         return self.changed
 
 
+@record("concept_erasure.removed_concept", version=1)
 @dataclass(frozen=True)
 class Removed:
     """A concept taken out, without weights and logits.
@@ -111,6 +112,7 @@ def kept(found: Reversal, approximate: NDArray[np.float32], refined: NDArray[np.
     return replace(found.concept, approximate=torch.tensor(approximate), refined=torch.tensor(refined)).kept
 
 
+@record("concept_erasure.exported_clamp", version=1)
 @dataclass(frozen=True)
 class ClampKept:
     """An exported clamp beside the same clamp by hooks.
@@ -147,6 +149,3 @@ class ClampKept:
         if not self.off.max() <= self.allowed:  # also where a logit is no number
             return "no"
         return "yes" if self.moved.max() > self.allowed else "the clamp moves nothing"
-
-
-TYPES = (Removed, Token, RankedRow, Place, Point, ClampKept)

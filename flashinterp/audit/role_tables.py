@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flashinterp.audit.verdict_tables import Told
+from flashinterp.provenance.registry import derivation
 from flashinterp.roles import Role, RoleEvidence, RoleRule
 from flashinterp.stats import Equivalence
 from flashinterp.verdict import Verdict
 
 
+@derivation("finetuning.roles", version=1)
 def role_table(roles: Sequence[Role], found: Sequence[RoleEvidence | str], words: Mapping[int, str]) -> Told:
     """What became of each claim's role, with the effects and the labels on both sides.
 
@@ -40,6 +42,7 @@ def role_table(roles: Sequence[Role], found: Sequence[RoleEvidence | str], words
     )
 
 
+@derivation("finetuning.role_reasons", version=1)
 def roles_why_table(roles: Sequence[Role], base: Sequence[Verdict], tuned: Sequence[Verdict]) -> Told:
     """Why each role is what it is, beside the whole verdicts on both models."""
     rows = []
@@ -76,6 +79,3 @@ def label_words(found: Sequence[RoleEvidence | str], show: Any) -> dict[int, str
     measured = [e for e in found if isinstance(e, RoleEvidence)]
     ids = {i for e in measured for i in (e.label_before, e.label_after) if i >= 0}
     return {i: show(i) for i in ids}
-
-
-MAKERS = (role_table, roles_why_table)

@@ -13,6 +13,7 @@ from flashinterp.audit.steering_values import Clamped, Concept, Dosed, Spoken
 from flashinterp.audit.verdict_tables import Told
 from flashinterp.dosing import Bounds, Damage, DoseCurve, damage_of
 from flashinterp.judges import Judge, rate
+from flashinterp.provenance.registry import derivation
 from flashinterp.stats import Interval
 from flashinterp.steer import Answers
 from flashinterp.verdict import Verdict
@@ -24,6 +25,7 @@ Measured = Sequence[Dosed | str]
 """What was measured over the doses of each concept's neuron, or why nothing was."""
 
 
+@derivation("steering.dose_rates", version=1)
 def doses_table(
     concepts: Sequence[Concept], measured: Measured, questions: Sequence[str], verdicts: Sequence[Verdict]
 ) -> Told:
@@ -60,6 +62,7 @@ def _dose_rows(one: Concept, found: DoseCurve) -> list[list[Any]]:
     return rows
 
 
+@derivation("steering.dose_choice", version=1)
 def taken_table(concepts: Sequence[Concept], measured: Measured) -> Told:
     """Which dose was taken for each concept, and why, or why none.
 
@@ -76,6 +79,7 @@ def taken_table(concepts: Sequence[Concept], measured: Measured) -> Told:
     return ["claim", "neuron", "direction", "natural, low", "high", "clamped at", "why"], rows, ""
 
 
+@derivation("steering.dose_figure", version=1)
 def concept_doses(name: str, title: str, concepts: Sequence[Concept], measured: Measured) -> Figure:
     """What each dose brings and what it breaks, one panel for each concept that was measured."""
     both = zip(concepts, measured, strict=True)
@@ -98,6 +102,7 @@ def _panel(one: Concept, found: DoseCurve) -> DamagePanel:
     )
 
 
+@derivation("steering.concept_rates", version=1)
 def steering_rates_table(
     clamped: Sequence[Clamped], selection: Sequence[str], heldout: Sequence[str], verdicts: Sequence[Verdict]
 ) -> Told:
@@ -129,6 +134,7 @@ def steering_rates_table(
     )
 
 
+@derivation("steering.paired_answers", version=1)
 def side_by_side_table(clamped: Sequence[Clamped], heldout: Sequence[str]) -> Told:
     """The first answers of each concept, of as many questions as there are, unclamped and clamped.
 
@@ -153,6 +159,7 @@ def _first(questions: Sequence[str], answers: Sequence[Answers]) -> list[tuple[s
     return [(q, a, i) for i, q, a in places[:SHOWN]]
 
 
+@derivation("steering.two_clamps", version=1)
 def two_clamps_table(
     pair: Sequence[tuple[Concept, float]], spoken: Sequence[Spoken], selection: Sequence[str], heldout: Sequence[str]
 ) -> Told:
@@ -185,6 +192,7 @@ def _together(pair: Sequence[tuple[Concept, float]], both: Sequence[Answers]) ->
     return [[names, at, n, what, *map(share, pooled(judge, both)), *cost] for what, judge in judges.items()]
 
 
+@derivation("steering.concept_rates_summary", version=1)
 def steered_in_words(clamped: Sequence[Clamped], bundled: bool) -> tuple[str, str | None]:
     """Each concept's rates in short, and what was planted in the bundled models."""
     told = "; ".join(map(_in_words, clamped))
@@ -241,14 +249,3 @@ def _mean(values: Sequence[float]) -> float | None:
 def _geometric(values: Sequence[float | None]) -> float | None:
     known = [np.log(v) for v in values if v is not None]
     return float(np.exp(np.mean(known))) if known else None
-
-
-MAKERS = (
-    doses_table,
-    taken_table,
-    concept_doses,
-    steering_rates_table,
-    side_by_side_table,
-    two_clamps_table,
-    steered_in_words,
-)

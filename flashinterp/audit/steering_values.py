@@ -14,9 +14,11 @@ from flashinterp.claims import Claim
 from flashinterp.dosing import Bounds, DoseCurve, judged_curve
 from flashinterp.judges import Judge, lexicon_judge
 from flashinterp.neuron import NeuronId
+from flashinterp.provenance.registry import record
 from flashinterp.steer import Answers, repetition
 
 
+@record("steering.concept", version=1)
 @dataclass(frozen=True)
 class Concept:
     """A claim that is steered, with what the judge looks for.
@@ -36,6 +38,7 @@ class Concept:
         return lexicon_judge(self.lexicon)
 
 
+@record("steering.answers", version=1)
 @dataclass(frozen=True)
 class Said:
     """The answers of one side.
@@ -54,6 +57,7 @@ class Said:
         return tuple(map(repetition, self.texts))
 
 
+@record("steering.answers_by_clamp", version=1)
 @dataclass(frozen=True)
 class Spoken:
     """The answers to one question: unclamped, and at each of several clamps, from the same seeds.
@@ -99,6 +103,7 @@ class Spoken:
         )
 
 
+@record("steering.dose_measurements", version=1)
 @dataclass(frozen=True)
 class Dosed:
     """What was measured over several doses of one neuron's clamp.
@@ -132,6 +137,7 @@ class Dosed:
         return judged_curve(answers, one.judge, *place, self.bounds)
 
 
+@record("steering.heldout_answers", version=1)
 @dataclass(frozen=True)
 class Clamped:
     """A concept's answers to the held-out questions.
@@ -150,6 +156,3 @@ class Clamped:
     def answers(self) -> tuple[Answers, ...]:
         """[Q] the answers to each question."""
         return tuple(answers for one in self.spoken for answers in one.answers)
-
-
-TYPES = (Concept, Said, Spoken, Dosed, Bounds, Clamped)

@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashinterp.audit.verdict_tables import Told
-from flashinterp.concentration import CAPTION, HEADERS, Concentration, Spread, rows_of
+from flashinterp.concentration import CAPTION, HEADERS, Concentration, rows_of
+from flashinterp.provenance.registry import derivation, record
 
 # --- how many neurons share a word ----------------------------------------------------------------------
 
 
+@record("word_frequency.word_group", version=1)
 @dataclass(frozen=True)
 class WordGroup:
     """Some words of one model, and over how many neurons each is spread.
@@ -37,6 +39,7 @@ class WordGroup:
     by_effect: list[Concentration] | str
 
 
+@derivation("word_frequency.neurons_per_word", version=1)
 def spread_table(groups: Sequence[WordGroup], seed: int) -> Told:
     """The effective number of neurons per word, beside that of the nulls.
 
@@ -94,6 +97,7 @@ def repeated(recorded: Mapping[int, float], now: NDArray[np.float64]) -> list[Re
     return found
 
 
+@derivation("word_frequency.repeated_losses", version=1)
 def again_table(recorded: Mapping[int, float], now: NDArray[np.float64]) -> Told:
     """The losses on record beside those of now; arguments as of `repeated`."""
     return (
@@ -103,10 +107,7 @@ def again_table(recorded: Mapping[int, float], now: NDArray[np.float64]) -> Told
     )
 
 
+@derivation("word_frequency.unknown_training_text", version=1)
 def needs_known_text() -> Told:
     """The row of a model whose training text nobody knows."""
     return ["remark"], [[NOT_MEASURED]], ""
-
-
-MAKERS = (spread_table, again_table, needs_known_text)
-TYPES = (Concentration, Spread, WordGroup)

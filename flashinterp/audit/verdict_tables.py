@@ -8,6 +8,7 @@ from typing import Any
 
 from flashinterp.claims import Claim
 from flashinterp.neuron import LENSES
+from flashinterp.provenance.registry import derivation
 from flashinterp.verdict import Verdict
 
 Told = tuple[list[str], list[list[Any]], str]
@@ -19,6 +20,7 @@ def claim_word(claim: Claim) -> str:
     return claim.token.strip() if isinstance(claim.token, str) else f"id {claim.token}"
 
 
+@derivation("evaluation.verdicts", version=1)
 def verdict_table(verdicts: Sequence[Verdict]) -> Told:
     """The verdict on each claim, and which side its lens left to be tested."""
     rows = []
@@ -51,6 +53,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Told:
     )
 
 
+@derivation("evaluation.writing_side", version=1)
 def writing_table(verdicts: Sequence[Verdict]) -> Told:
     """The writing side: every figure of the clamp over the natural range."""
     rows = []
@@ -87,6 +90,7 @@ def writing_table(verdicts: Sequence[Verdict]) -> Told:
     )
 
 
+@derivation("evaluation.reading_side", version=1)
 def reading_table(verdicts: Sequence[Verdict]) -> Told:
     """The reading side: every figure of the natural output."""
     rows = []
@@ -108,6 +112,7 @@ def reading_table(verdicts: Sequence[Verdict]) -> Told:
     )
 
 
+@derivation("evaluation.direction", version=1)
 def direction_table(verdicts: Sequence[Verdict]) -> Told:
     """Which way each curve goes, and what predicts it."""
     keys = ("gate", "act_gate", "z_read", "z_write", "z_write_deviations", "predicted_direction", "observed_direction")
@@ -124,12 +129,14 @@ def direction_table(verdicts: Sequence[Verdict]) -> Told:
     )
 
 
+@derivation("evaluation.direction_reasons", version=1)
 def why_table(verdicts: Sequence[Verdict]) -> Told:
     """Why each curve goes the way it goes, in words."""
     rows = [[v.claim.id, str(v.claim.neuron), v.explained.get("why")] for v in verdicts]
     return ["claim", "neuron", "why"], rows, "s.d.: standard deviations above or below what it writes of other words."
 
 
+@derivation("evaluation.verdict_counts", version=1)
 def verdicts_counted(verdicts: Sequence[Verdict]) -> tuple[str, str | None]:
     """The verdicts counted, in words, and what they should be where that is known."""
 
@@ -138,6 +145,3 @@ def verdicts_counted(verdicts: Sequence[Verdict]) -> tuple[str, str | None]:
 
     truth = [v.claim.expect for v in verdicts if v.claim.source == "fixture"]
     return counted([v.verdict for v in verdicts]), counted(list(truth)) if truth else None
-
-
-MAKERS = (verdict_table, writing_table, reading_table, direction_table, why_table, verdicts_counted)

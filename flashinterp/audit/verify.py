@@ -54,6 +54,7 @@ class Verification:
         derived: tables that were made again from ``raw/``.
         drawn: figures that were drawn again from ``raw/``.
         covered: tables and figures that are covered by digests and by results.json only.
+        not_checked: tables, figures and findings that this release cannot make again, each with the reason.
     """
 
     folder: str
@@ -63,6 +64,7 @@ class Verification:
     derived: tuple[str, ...] = ()
     drawn: tuple[str, ...] = ()
     covered: tuple[str, ...] = ()
+    not_checked: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -87,13 +89,21 @@ class Verification:
         """The outcome, and what rests on what, in a few sentences."""
         outcome = "Nothing differs." if self.ok else f"It differs. {self.first}."
         end = _HONESTY if self.ok else _DIFFERS
+        left = f" {self._left()}" if self.not_checked else ""
         if not self.derived and not self.drawn:
-            return f"{outcome} No table or figure was made again from raw/. {end}"
+            return f"{outcome} No table or figure was made again from raw/.{left} {end}"
         again = f"Made again from raw/: {len(self.derived)} tables and {len(self.drawn)} figures."
         rest = f"Covered by digests only: {', '.join(self.covered) or 'none'}."
-        return f"{outcome} {again} {rest} {end}"
+        return f"{outcome} {again} {rest}{left} {end}"
+
+    def _left(self) -> str:
+        """What could not be made again and why, the first of many."""
+        more = len(self.not_checked) - _SHOWN
+        rest = f"; and {more} more, see --json" if more > 0 else ""
+        return f"Not checked, {len(self.not_checked)}: {'; '.join(self.not_checked[:_SHOWN])}{rest}."
 
 
+_SHOWN = 5
 _COLUMNS = ("check", "", "told", "shows", "does not show")
 _HONESTY = (
     "This shows that the folder has not changed since its manifest was written and that its verdicts follow from its "
@@ -129,7 +139,8 @@ def verify(folder: str | os.PathLike[str], manifest: str | None = None) -> Verif
     derived = tuple(name for name in tables if name in run.derived)
     drawn = tuple(name for name in figures if name in run.drawn)
     covered = tuple(name for name in tables + figures if name not in run.derived | run.drawn)
-    return Verification(str(path), status, run.manifest, tuple(checks), derived, drawn, covered)
+    left = tuple(run.not_checked)
+    return Verification(str(path), status, run.manifest, tuple(checks), derived, drawn, covered, left)
 
 
 def _status(path: Path) -> str:

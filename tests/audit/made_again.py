@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flashinterp.audit.derived import is_known, keep, read
+from flashinterp.audit.derived import keep, read
+from flashinterp.provenance.registry import derivation_id
 
 
 def made_again(make: Callable[..., Any], *values: Any) -> Any:
     """The outcome from the values as a reader of ``raw/`` has them; it equals that from the values themselves."""
-    assert is_known(make)
+    assert derivation_id(make)
     arrays, _ = keep(("A title",), values, {})
     made = read(arrays).called(make, lambda recorded: recorded)
     assert made == make(*values)

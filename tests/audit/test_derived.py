@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 from pathlib import Path
 from typing import Any
@@ -10,44 +11,34 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flashinterp.audit import derived, makers
-from flashinterp.audit.derived import Derivation, keep, maker, read
+from flashinterp.audit import derived
+from flashinterp.audit.derived import Derivation, keep, read
 from flashinterp.audit.figures import spikes
 from flashinterp.audit.recorded import Recorded
 from flashinterp.audit.recorder import Evidence
 from flashinterp.audit.verdict_tables import verdicts_counted
 from flashinterp.checkpoint import Checkpoint
 from flashinterp.errors import RunError
+from flashinterp.provenance.registry import derivation, derivation_id
 from tests.audit.finished_run import begun
 from tests.helpers import assert_one_line_with_next_step
 
 ROOT = Path(__file__).parent.parent.parent
 
 
+@derivation("tests.mean_table", version=1)
 def mean_table(values: Any, word: str = "mean") -> tuple[list[str], list[list[Any]], str]:
     return [word], [[float(np.mean(values))]], "The mean."
 
 
+@derivation("tests.words_of", version=1)
 def words_of(values: Any) -> tuple[str, None]:
     return f"{np.mean(values):.1f}", None
 
 
 @pytest.fixture
-def session(tmp_path: Path, planted: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A run in which the functions above are known."""
-    for make in (mean_table, words_of):
-        monkeypatch.setitem(makers.MAKERS, make.__name__, make)
+def session(tmp_path: Path, planted: Checkpoint) -> Any:
     return begun(tmp_path / "run", planted, None)
-
-
-def test_names_stand_for_one_function_and_one_kind() -> None:
-    """Two of one name would be taken for each other."""
-    for which, known in (("MAKERS", makers.MAKERS), ("TYPES", makers.TYPES)):
-        listed = [one for module in makers._MODULES for one in getattr(module, which, ())]
-        assert len({one.__name__ for one in listed}) == len(set(listed)), which
-        assert all(known[one.__name__] is one for one in listed)
-    assert all(derived.is_known(make) for make in makers.MAKERS.values())
-    assert not derived.is_known(mean_table)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "evals").glob("test_*.py")), ids=lambda file: file.stem)
@@ -60,7 +51,7 @@ def test_the_packages_own_evals_hand_in_nothing_that_cannot_be_made_again(file: 
     made = [args[place[name]] for name, args in ours if name in place and len(args) > 2]
     imported = importlib.import_module(f"evals.{file.stem}")
     named = [getattr(imported, make.id) for make in made if isinstance(make, ast.Name) and hasattr(imported, make.id)]
-    assert all(map(derived.is_known, named))
+    assert all(map(derivation_id, named))
     assert named or any(isinstance(make, ast.Name) for make in made)
 
 
@@ -83,12 +74,6 @@ def test_what_was_recorded_is_looked_up_when_the_function_is_called() -> None:
     assert asked == [Recorded("judgements", "claims", "verdicts")]
 
 
-def test_an_unknown_function_is_refused_by_name() -> None:
-    with pytest.raises(RunError, match="this release has no 'mean_table'") as caught:
-        maker("mean_table")
-    assert_one_line_with_next_step(caught.value)
-
-
 def test_a_table_a_figure_and_a_finding_are_kept_with_their_values(session: Any) -> None:
     evidence = Evidence(session, "an_eval")
     evidence.derived(mean_table, "means", "Means", np.array([1.0, 3.0]), word="mean (nats)")
@@ -100,9 +85,9 @@ def test_a_table_a_figure_and_a_finding_are_kept_with_their_values(session: Any)
     assert session.figures[0].name == "an_eval--s"
     assert (session.findings[0].here, session.findings[0].planted) == ("3.0", None)
     assert [d.record() for d in session.derivations] == [
-        {"kind": "table", "name": "an_eval--means", "make": "mean_table", "raw": "an_eval--means--table"},
-        {"kind": "figure", "name": "an_eval--s", "make": "spikes", "raw": "an_eval--s--figure"},
-        {"kind": "finding", "name": "an_eval--7", "make": "words_of", "raw": "an_eval--7--finding"},
+        {"kind": "table", "name": "an_eval--means", "make": "tests.mean_table/1", "raw": "an_eval--means--table"},
+        {"kind": "figure", "name": "an_eval--s", "make": "charts.score_spikes/1", "raw": "an_eval--s--figure"},
+        {"kind": "finding", "name": "an_eval--7", "make": "tests.words_of/1", "raw": "an_eval--7--finding"},
     ]
     raw = session.folder.path / "raw"
     assert all((raw / f"{d.raw}.npz").is_file() for d in session.derivations)
@@ -127,6 +112,7 @@ def test_what_several_tables_rest_on_is_kept_once(session: Any) -> None:
 
 
 def test_a_table_without_rows_is_refused(session: Any) -> None:
+    @derivation("tests.nothing", version=1)
     def nothing() -> Any:
         return ["word"], [], ""
 
@@ -141,15 +127,19 @@ def test_the_table_is_made_from_what_came_back(session: Any, monkeypatch: pytest
     assert session.tables[0].rows == ((5.0,),)
 
 
-def test_a_function_that_is_not_known_serves_and_is_not_listed(session: Any) -> None:
-    """An eval of one's own: its table is in the report, and `verify` says that its digest alone speaks for it."""
-
-    def mine(values: Any) -> Any:
-        return mean_table(values)
-
-    Evidence(session, "an_eval").derived(mine, "means", "Means", [1.0])
-    assert session.tables[0].rows == ((1.0,),)
-    assert session.derivations == []
+@pytest.mark.parametrize("make", [lambda values: mean_table(values), functools.partial(mean_table, word="x"), {}.get])
+def test_a_function_without_an_id_is_refused_where_it_is_handed_in(session: Any, make: Any) -> None:
+    """Its table would be shown, and nobody could tell by what it was made."""
+    evidence = Evidence(session, "an_eval")
+    for hand_in in (evidence.derived, evidence.figure):
+        with pytest.raises(RunError, match=r"which has no id: give it one with @derivation") as caught:
+            hand_in(make, "means", "Means", [1.0])
+        assert_one_line_with_next_step(caught.value)
+    with pytest.raises(RunError, match="the finding an_eval--7 is made by"):
+        evidence.finding(7, "1.0 in the paper", make, [1.0])
+    assert evidence.recorded == 0
+    assert (session.tables, session.figures, session.findings, session.derivations) == ([], [], [], [])
+    assert not list((session.folder.path / "raw").iterdir())
 
 
 def test_values_that_cannot_be_kept_are_refused_before_the_table_is(session: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flashinterp.audit.derived import is_known, keep, read
+from flashinterp.audit.derived import keep, read
 from flashinterp.audit.labels import Labels, ShownWords
 from flashinterp.audit.preservation_tables import (
     FineTune,
@@ -28,6 +28,7 @@ from flashinterp.audit.preservation_tables import (
 from flashinterp.audit.recorded import Recorded
 from flashinterp.gains import GAIN
 from flashinterp.neuron import Block
+from flashinterp.provenance.registry import derivation_id
 from flashinterp.roles import Role, RoleEvidence, judge_roles
 from flashinterp.roster import Roster
 from flashinterp.verdict import Rule, judge
@@ -124,7 +125,7 @@ def test_where_nothing_changed_that_is_said() -> None:
 
 
 def test_the_figure_shows_each_layers_share() -> None:
-    assert is_known(layer_shares)
+    assert derivation_id(layer_shares)
     arrays, _ = keep(("A title",), (ROSTER, CHANGE), {})
     made = read(arrays).called(layer_shares, lambda _: None, "a", "A title")
     assert made.data["layer"].tolist() == [0, 2]
@@ -195,7 +196,7 @@ BOTH: dict[str, list[Role]] = {"roles-light": ROLES, "roles-heavy": ROLES[:2]}
 
 def with_roles(make: Callable[..., Any], *values: Any) -> Any:
     """The outcome where roles are recorded, as the run and `verify` look them up."""
-    assert is_known(make)
+    assert derivation_id(make)
     arrays, _ = keep(("A title",), values, {})
     return read(arrays).called(make, lambda recorded: recorded.of(_Held(BOTH[recorded.name])))
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashinterp.audit.baseline import Run
-from flashinterp.audit.derived import is_known, keep, read
+from flashinterp.audit.derived import keep, read
 from flashinterp.audit.diff import diff
 from flashinterp.audit.diff_conditions import _COMPARED
 from flashinterp.audit.judged import Judged
@@ -23,6 +23,7 @@ from flashinterp.claims import Claim
 from flashinterp.errors import RunError
 from flashinterp.evidence import Evidence
 from flashinterp.neuron import Block, NeuronId
+from flashinterp.provenance.registry import derivation_id
 from flashinterp.roster import Roster
 from tests.audit.made_again import cells
 from tests.evidence_by_hand import evidence
@@ -61,7 +62,7 @@ def judged(later: Run) -> Judged:
 
 def made(name: str, before: Run, after: Run, of_it: Judged) -> Any:
     """A table from the values as a reader of ``raw/`` has them."""
-    assert is_known(since_table)
+    assert derivation_id(since_table)
     values = (name, *compared(before, after, of_all=name in OF_ALL), Recorded("judgements", "claims"))
     arrays, _ = keep(("A title",), values, {})
     return read(arrays).called(since_table, lambda _: of_it)
@@ -205,7 +206,7 @@ def test_a_table_that_the_comparison_has_not_is_refused() -> None:
 def test_each_claimed_neurons_words_are_told() -> None:
     claims = [entry(), entry("refuted", "L0N1", " cat", id="cat", pole="-", lens="write")]
     said = reference(claims, (0, 9, 2, 3, 4, 7))
-    assert is_known(reference_table)
+    assert derivation_id(reference_table)
     of_words = replace(said.claim_words, lead=np.array([1.5, 0.25], dtype=np.float32))
     values = (Recorded("judgements", "claims"), of_words, said.best, said.roster, said.texts(of_words))
     arrays, _ = keep(("A title",), values, {})

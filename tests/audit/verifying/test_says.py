@@ -50,9 +50,13 @@ from tests.audit.verifying.told import first, forged
         pytest.param(lambda r: r["figures"][0].update(alt="x"), "is not described as it is: alt", id="an alt text"),
         pytest.param(lambda r: r["figures"][2].update(alt="x"), "report.html", id="another alt text"),
         pytest.param(
-            lambda r: r["derivations"][0].update(make="writing_table"), "is not what raw/ gives", id="another function"
+            lambda r: r["derivations"][0].update(make="evaluation.writing_side/1"),
+            "is not what raw/",
+            id="another function",
         ),
-        pytest.param(lambda r: r["derivations"][0].update(make="eval"), "this release has no 'eval'", id="a built-in"),
+        pytest.param(
+            lambda r: r["derivations"][0].update(make="eval"), "is made by eval, this release has none", id="a built-in"
+        ),
         pytest.param(lambda r: r["derivations"][0].update(raw="own--raw"), "not on clamp", id="another file"),
         pytest.param(lambda r: r["derivations"][0].update(name="../x"), "cannot name a file", id="a path"),
         pytest.param(lambda r: r["derivations"][0].update(kind="x"), "does not follow its schema", id="another kind"),

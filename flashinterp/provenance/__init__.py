@@ -1,0 +1,1 @@
+"""Where a run's tables and figures come from: lasting ids of functions and of records."""
