@@ -29,16 +29,18 @@ from tqdm import tqdm
 from fixtures.build import stream
 from fixtures.random_models import STRENGTHS, Graded, draw_plants, draw_words, write_model
 from flashinterp import decode, open_checkpoint
-from flashinterp.audit._drawing import BLUE, MUTED, VERMILION, drawing, head
-from flashinterp.bench import Bench
-from flashinterp.claims import Claim, resolve_claim
 from flashinterp.errors import FlashinterpError, RunError
-from flashinterp.measure import measure
-from flashinterp.neuron import LENSES, NeuronId
-from flashinterp.profiles import PROFILES, Profile
-from flashinterp.prompts import shipped
+from flashinterp.evaluation.claim_resolution import resolve_claim
+from flashinterp.evaluation.claims import Claim
+from flashinterp.evaluation.experiment import Experiment
+from flashinterp.evaluation.measure import measure
+from flashinterp.evaluation.profiles import PROFILES, Profile
+from flashinterp.evaluation.prompts import shipped
+from flashinterp.evaluation.verdict import Rule, Verdict, judge
+from flashinterp.neurons import LENSES, NeuronId
+from flashinterp.report.charts.canvas import drawing, head
+from flashinterp.report.palette import BLUE, MUTED, VERMILION
 from flashinterp.stats import wilson
-from flashinterp.verdict import Rule, Verdict, judge
 
 RULE = Rule()
 WORDS = 4  # claims in a family where nothing is planted: one for each word
@@ -269,10 +271,10 @@ def _power(seed: int, profile: Profile, number: int) -> list[Outcome]:
     return lines
 
 
-def _bench(folder: str, seed: int, profile: Profile, number: int) -> Bench:
+def _bench(folder: str, seed: int, profile: Profile, number: int) -> Experiment:
     checkpoint = open_checkpoint(folder)
     own = int(stream("bench", seed=(seed, number)).integers(2**32))
-    return Bench(checkpoint.load_model(), checkpoint, shipped(), profile, own)
+    return Experiment(checkpoint.load_model(), checkpoint, shipped(), profile, own)
 
 
 # --- tables and figure ------------------------------------------------------------------------------

@@ -19,9 +19,10 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from flashinterp.candidates import bfloat16
-from flashinterp.decode import Way, decode_rows
-from flashinterp.product import TILE, Scratch
+from flashinterp.decoding.backends.choice import Way, decode_rows
+from flashinterp.decoding.backends.cpu_bfloat16 import bfloat16
+from flashinterp.decoding.backends.plain_torch import TILE
+from flashinterp.decoding.backends.top_tokens import Scratch
 
 K = 100
 BARE = "bare product, float32"

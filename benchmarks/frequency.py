@@ -24,20 +24,20 @@ from benchmarks.frequency_outcomes import changed, outcomes, sharings
 from benchmarks.small_training import LENGTH, RATE, ROWS, Shape, Trained, one_thread, train, untrained
 from benchmarks.small_world import DECADES, LEVELS, WORDS, levels_of, prompts
 from fixtures.build import stream
-from flashinterp.audit.frequency_lines import (
+from flashinterp.errors import FlashinterpError, RunError
+from flashinterp.studies.word_frequency.training_records import (
     CONDITIONS,
     KEPT_LOSSES,
     Condition,
     Line,
     Lines,
     Model,
-    Outcome,
     Sharing,
     T,
+    TrainingOutcome,
     read_sheet,
     sheet,
 )
-from flashinterp.errors import FlashinterpError, RunError
 
 STEPS = 800
 
@@ -117,7 +117,7 @@ def run(out: Path, design: Sequence[Training] = DESIGN, steps: int = STEPS) -> N
         _append(out / "models.csv", [model_line(number, training, trained)])  # last: what is in it is whole
 
 
-def names_of(number: int, training: Training, trained: Trained) -> list[Outcome]:
+def names_of(number: int, training: Training, trained: Trained) -> list[TrainingOutcome]:
     """Where names lead under each of a training's conditions."""
 
     def model(condition: Condition) -> Any:
@@ -134,7 +134,7 @@ def load(out: Path) -> Lines:
     """What a folder holds."""
     models = _read(out / "models.csv", Model)
     levels = {model.model: levels_of(stream("levels", seed=(model.seed,))) for model in models}
-    return Lines(models, _read(out / "names.csv", Outcome), _read(out / "concentration.csv", Sharing), levels)
+    return Lines(models, _read(out / "names.csv", TrainingOutcome), _read(out / "concentration.csv", Sharing), levels)
 
 
 def _read(path: Path, kind: type[T]) -> list[T]:

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from benchmarks.small_training import Trained
 from benchmarks.small_world import CLASS_OF, CLASSES, FORMS, IDS, NAMES, NOUNS, about_name, bench_of
 from fixtures.build import stream
-from flashinterp.audit.frequency_lines import LENSES, Condition, Outcome, Sharing
-from flashinterp.bench import Bench
-from flashinterp.capture import capture, encode
-from flashinterp.concentration import concentration, spread
-from flashinterp.decode import token_logits
-from flashinterp.lens_study import effects
-from flashinterp.neuron import POLES
-from flashinterp.roster import Roster
-from flashinterp.scan import decode, open_checkpoint
+from flashinterp.decoding.decode import decode, open_checkpoint
+from flashinterp.decoding.lens_rows import token_logits
+from flashinterp.evaluation.experiment import Experiment
+from flashinterp.models.activations import capture, encode
+from flashinterp.neuron_index import NeuronIndex
+from flashinterp.neurons import POLES
+from flashinterp.studies.lens_causality.measure import effects
+from flashinterp.studies.word_frequency.concentration import concentration, spread
+from flashinterp.studies.word_frequency.training_records import LENSES, Condition, Sharing, TrainingOutcome
 from flashinterp.tokens import Token
 
 Floats = NDArray[np.float64]
@@ -32,7 +32,7 @@ SHARED_LENSES, SHARED_NULLS = ("paper", "read", "write"), 2
 ASKED = (0, 3, 4)  # the sentences about a name from which it follows who it is, before the name is said
 
 
-def outcomes(number: int, condition: Condition, trained: Trained, model: Any, seed: int) -> list[Outcome]:
+def outcomes(number: int, condition: Condition, trained: Trained, model: Any, seed: int) -> list[TrainingOutcome]:
     """The outcomes of all names in one model."""
     checkpoint = open_checkpoint(model)
     bench = _bench(model, checkpoint, seed)
@@ -51,7 +51,7 @@ def outcomes(number: int, condition: Condition, trained: Trained, model: Any, se
             driven = sign * moved[index]
             brings = WATCHED[int(driven.argmax())]
             found.append(
-                Outcome(
+                TrainingOutcome(
                     *(number, condition, lens, name, trained.counts[name], int(recall[at]), float(nats[at])),
                     *(str(roster.neuron(index)), "+" if sign > 0 else "-", score, best, kind_of(name, best)),
                     *(float(driven[at]), _percentile(np.abs(moved[own, at]), index - own.start)),
@@ -75,7 +75,7 @@ def sharings(number: int, model: Any, seed: int) -> list[Sharing]:
     ]
 
 
-def _bench(model: Any, checkpoint: Any, seed: int) -> Bench:
+def _bench(model: Any, checkpoint: Any, seed: int) -> Experiment:
     bench = bench_of(model, checkpoint, seed)
     return replace(bench, profile=replace(bench.profile, rank_prompts=len(bench.prompts.heldout)))
 
@@ -132,7 +132,7 @@ def _most_moving(moved: Floats) -> list[tuple[int, int, float, str]]:
     return made
 
 
-def _ranges(bench: Bench) -> NDArray[np.float32]:
+def _ranges(bench: Experiment) -> NDArray[np.float32]:
     """[N, 2] the least and the largest u of each neuron on the selection texts, which have each name equally often.
 
     Not percentiles: a name is at one position in two hundred, and what fires for it alone would be cut off.
@@ -144,17 +144,17 @@ def _ranges(bench: Bench) -> NDArray[np.float32]:
     return np.stack([up.min(axis=0), up.max(axis=0)], axis=1)
 
 
-def _seen(bench: Bench) -> Any:
+def _seen(bench: Experiment) -> Any:
     texts = [encode(bench.tokenizer, text) for text in bench.prompts.selection]
     return capture(bench.model, texts, bench.checkpoint.layout.roster.blocks)
 
 
-def _readings(bench: Bench) -> tuple[Floats, Floats]:
+def _readings(bench: Experiment) -> tuple[Floats, Floats]:
     """[N, names] twice: how far apart each neuron's mean output is at the name, or before it is due, from other names.
 
     In the neuron's standard deviations over all those positions, without a sign.
     """
-    blocks: Roster = bench.checkpoint.layout.roster
+    blocks: NeuronIndex = bench.checkpoint.layout.roster
     texts = [about_name(person, form) for person in range(len(NAMES)) for form in range(FORMS)]
     seen = capture(bench.model, [encode(bench.tokenizer, " ".join(words)) for words in texts], blocks.blocks)
     posts = [np.concatenate([one[block].post for block in blocks.blocks], axis=1) for one in seen]  # [positions, N]
@@ -176,7 +176,7 @@ def _apart(values: NDArray[np.float32]) -> Floats:
 
 
 @torch.no_grad()
-def _recall(bench: Bench) -> tuple[NDArray[np.int64], Floats]:
+def _recall(bench: Experiment) -> tuple[NDArray[np.int64], Floats]:
     """[names] of three sentences, how often the model's first guess is the name; and the mean of -log p."""
     right, nats = np.zeros(len(NAMES), dtype=np.int64), np.zeros(len(NAMES))
     for person, name in enumerate(NAMES):

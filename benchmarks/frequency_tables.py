@@ -6,8 +6,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from flashinterp.audit.frequency_lines import Lines
-from flashinterp.audit.frequency_tables import all_tables
+from flashinterp.studies.word_frequency.training_records import Lines
+from flashinterp.studies.word_frequency.training_tables import all_tables
 
 
 def tables(lines: Lines) -> dict[str, str]:

@@ -95,7 +95,7 @@ def timings(steps: list[Step], rounds: int) -> list[Timing]:
 
 def chunk_steps(sizes: Sizes) -> list[Step]:
     """The steps of one chunk: bare product, copy, then both poles and one pole, kernel by kernel and whole."""
-    from flashinterp._kernels.select import Plan, Workspace, launches
+    from flashinterp.decoding.backends.triton_select import Plan, Workspace, launches
 
     rows, head, z = _data(sizes)
     logits = z[:, : sizes.vocab]
@@ -127,7 +127,7 @@ def chunk_steps(sizes: Sizes) -> list[Step]:
 
 def sweep_steps(sizes: Sizes) -> list[Step]:
     """Other shapes of the programs, both poles: how much one reads, and how many keys a warp searches."""
-    from flashinterp._kernels.select import Plan, Workspace, launches
+    from flashinterp.decoding.backends.triton_select import Plan, Workspace, launches
 
     chosen = chunk_steps(sizes)[:2]
     z = _data(sizes)[2]

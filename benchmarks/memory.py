@@ -36,9 +36,9 @@ from tabulate import tabulate
 
 from fixtures import tokenizer
 from flashinterp import decode, open_checkpoint
-from flashinterp.checkpoint import Checkpoint
+from flashinterp.decoding.neuron_map import NeuronMap
 from flashinterp.errors import FlashinterpError
-from flashinterp.neuron_map import NeuronMap
+from flashinterp.models.checkpoint import Checkpoint
 
 BUFFERS = 300_000_000  # a chunk's logits and maxima, its candidates, the layer's results, and what the product keeps
 GPU_BUFFER = 2 << 30  # of logits on a GPU
@@ -250,7 +250,7 @@ def _child(folder: str, allowed: int, layers: int, ways: list[str], threads: int
     if threads:
         torch.set_num_threads(threads)
     checkpoint = open_checkpoint(folder)
-    checkpoint.vocabulary, checkpoint.digests  # noqa: B018  # imports transformers' tokenizers; starts threads
+    checkpoint.vocabulary, checkpoint.digests  # imports transformers' tokenizers; starts threads  # noqa: B018
     torch.ones(512, 512) @ torch.ones(512, 512)  # the product's threads, with their stacks
     base = _status("RssAnon")
     limit = _status("VmData") + allowed

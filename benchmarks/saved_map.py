@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from flashinterp.map_index import PoleIndex
-from flashinterp.neuron import POLES
-from flashinterp.neuron_map import NeuronMap
-from flashinterp.roster import Roster
+from flashinterp.decoding.neuron_map import NeuronMap
+from flashinterp.decoding.token_index import PoleIndex
+from flashinterp.neuron_index import NeuronIndex
+from flashinterp.neurons import POLES
 from flashinterp.tokens import Vocabulary
 
 QUESTIONS = 200  # warm finds, each of another token
@@ -78,7 +78,7 @@ def random_map(rng: np.random.Generator, layers: int, neurons: int, vocab: int, 
     words = Vocabulary([f" word{i}" for i in range(vocab)], [], prefix_space=False)
     norms: NDArray[np.float32] = rng.random(n, dtype=np.float32)
     meta = {"model": "random", "lens": "paper", "top_k": top_k, "weights": {}, "head_of": None}
-    roster = Roster.from_rows([[layer, -1, neurons] for layer in range(layers)])
+    roster = NeuronIndex.from_rows([[layer, -1, neurons] for layer in range(layers)])
     return NeuronMap(**poles, norms=norms, roster=roster, vocabulary=words, meta=meta)
 
 

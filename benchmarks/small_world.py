@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flashinterp.bench import Bench
-from flashinterp.checkpoint import Checkpoint
-from flashinterp.profiles import PROFILES
-from flashinterp.prompts import Group, PromptSet
+from flashinterp.evaluation.experiment import Experiment
+from flashinterp.evaluation.profiles import PROFILES
+from flashinterp.evaluation.prompts import Group, PromptSet
+from flashinterp.models.checkpoint import Checkpoint
 from flashinterp.tokens import Vocabulary
 
 CLASSES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -194,8 +194,8 @@ def prompts() -> PromptSet:
     return PromptSet((texts,), ("we saw",), ("there is",), ("who is it ?",), NAMES)
 
 
-def bench_of(model: Any, checkpoint: Checkpoint, seed: int) -> Bench:
+def bench_of(model: Any, checkpoint: Checkpoint, seed: int) -> Experiment:
     """A trained model with the world's words and texts, ready to be measured."""
     checkpoint.tokenizer = tokenizer()
     checkpoint.vocabulary = Vocabulary(WORDS, [0], prefix_space=False, tokenizer=tokenizer())
-    return Bench(model, checkpoint, prompts(), PROFILES["standard"], seed)
+    return Experiment(model, checkpoint, prompts(), PROFILES["standard"], seed)

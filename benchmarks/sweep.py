@@ -20,10 +20,10 @@ from tabulate import tabulate
 from torch import Tensor
 
 from flashinterp import NeuronId, Token, clamp, open_checkpoint, sweep
-from flashinterp.capture import encode
-from flashinterp.passes import input_device
-from flashinterp.replay import last_log_probs, prepare
-from flashinterp.sweep import DEFAULT_ROWS
+from flashinterp.interventions.dose_response import DEFAULT_ROWS
+from flashinterp.models.activations import encode
+from flashinterp.models.forward_pass import input_device
+from flashinterp.models.replay import last_log_probs, prepare
 
 NEURONS, VALUES, PROMPTS, POSITIONS = 64, 101, 8, 16
 TOKEN = Token(5, "?", "by id")
@@ -137,7 +137,7 @@ def main() -> None:
     args = parser.parse_args()
     print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads")
     if args.model:
-        from flashinterp.prompts import shipped
+        from flashinterp.evaluation.prompts import shipped
 
         checkpoint = open_checkpoint(args.model)
         model = checkpoint.load_model(device=args.device)

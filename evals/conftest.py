@@ -10,16 +10,17 @@ import pytest
 import torch
 
 from flashinterp import Checkpoint, FlashinterpError, NeuronMap, decode, open_checkpoint, probe
-from flashinterp.audit.baseline import again, read_run
-from flashinterp.audit.judged import Judged
-from flashinterp.audit.session import AuditSession
-from flashinterp.bench import Bench
-from flashinterp.claims import Claim, check_design, load_claims, lock, resolve_claim
-from flashinterp.measure import measure
-from flashinterp.neuron import NeuronId
-from flashinterp.profiles import PROFILES, Profile
-from flashinterp.prompts import PromptSet
-from flashinterp.verdict import Rule, judge
+from flashinterp.evaluation.claim_resolution import resolve_claim
+from flashinterp.evaluation.claims import Claim, check_design, load_claims, lock
+from flashinterp.evaluation.experiment import Experiment
+from flashinterp.evaluation.judgement import Judged
+from flashinterp.evaluation.measure import measure
+from flashinterp.evaluation.profiles import PROFILES, Profile
+from flashinterp.evaluation.prompts import PromptSet
+from flashinterp.evaluation.verdict import Rule, judge
+from flashinterp.neurons import NeuronId
+from flashinterp.runs.compare.baseline import again, read_run
+from flashinterp.runs.session import AuditSession
 
 MOST_CLAIMS = 8  # discovered on a model that nobody made claims about
 
@@ -179,8 +180,10 @@ def model(session_model: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def bench(audit: AuditSession, session_model: Any, base: Checkpoint, prompts: PromptSet, profile: Profile) -> Bench:
-    return Bench(session_model, base, prompts, profile, audit.options.seed)
+def bench(
+    audit: AuditSession, session_model: Any, base: Checkpoint, prompts: PromptSet, profile: Profile
+) -> Experiment:
+    return Experiment(session_model, base, prompts, profile, audit.options.seed)
 
 
 @pytest.fixture(scope="session")
@@ -194,14 +197,14 @@ def blank(audit: AuditSession) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def judged(audit: AuditSession, bench: Bench, claims: tuple[Claim, ...]) -> Judged:
+def judged(audit: AuditSession, bench: Experiment, claims: tuple[Claim, ...]) -> Judged:
     """The claims measured on the model and judged, once for all evals."""
     found = judge_on(bench, claims)
     audit.add_judgement("claims", found.verdicts, found.evidence, rule=RULE, seed=bench.seed)
     return found
 
 
-def judge_on(bench: Bench, claims: tuple[Claim, ...]) -> Judged:
+def judge_on(bench: Experiment, claims: tuple[Claim, ...]) -> Judged:
     """Measure and judge a family of claims on one model."""
     evidence = measure(bench, claims)
     return Judged(claims, tuple(evidence), tuple(judge(claims, evidence, rule=RULE, seed=bench.seed)))
@@ -209,7 +212,7 @@ def judge_on(bench: Bench, claims: tuple[Claim, ...]) -> Judged:
 
 @pytest.fixture(scope="session")
 def judged_tuned(
-    audit: AuditSession, session_tuned_model: Any, bench: Bench, claims: tuple[Claim, ...]
+    audit: AuditSession, session_tuned_model: Any, bench: Experiment, claims: tuple[Claim, ...]
 ) -> Judged | None:
     """The same claims, neuron for neuron, on the fine-tune."""
     if audit.tuned is None:

@@ -14,12 +14,12 @@ from dataclasses import replace
 import pytest
 
 from evals.conftest import RULE, Maps, judge_on
-from flashinterp.audit.figures_evidence import natural_doses, stress_doses
-from flashinterp.audit.judged import Judged
-from flashinterp.audit.recorded import Recorded
-from flashinterp.audit.recorder import Evidence
-from flashinterp.audit.session import AuditSession
-from flashinterp.audit.verdict_tables import (
+from flashinterp.evaluation.claim_resolution import resolve_claim
+from flashinterp.evaluation.claims import Claim
+from flashinterp.evaluation.experiment import Experiment
+from flashinterp.evaluation.figures import natural_doses, stress_doses
+from flashinterp.evaluation.judgement import Judged
+from flashinterp.evaluation.tables import (
     direction_table,
     reading_table,
     verdict_table,
@@ -27,10 +27,11 @@ from flashinterp.audit.verdict_tables import (
     why_table,
     writing_table,
 )
-from flashinterp.bench import Bench
-from flashinterp.checkpoint import Checkpoint
-from flashinterp.claims import Claim, resolve_claim
-from flashinterp.verdict import Verdict
+from flashinterp.evaluation.verdict import Verdict
+from flashinterp.models.checkpoint import Checkpoint
+from flashinterp.provenance.recorded import Recorded
+from flashinterp.runs.eval_recorder import EvalRecorder
+from flashinterp.runs.session import AuditSession
 
 TABLES = (
     ("verdicts", verdict_table, "Verdicts"),
@@ -41,7 +42,7 @@ TABLES = (
 )
 
 
-def test_claims(audit: AuditSession, judged: Judged, bench: Bench, evidence: Evidence) -> None:
+def test_claims(audit: AuditSession, judged: Judged, bench: Experiment, evidence: EvalRecorder) -> None:
     """The verdict on each claim, with every figure that it rests on.
 
     Implementation: see METHOD 4 in the project's docs. `validated` needs both sides: the neuron's natural output
@@ -82,10 +83,10 @@ def _check_file_claims(verdicts: tuple[Verdict, ...]) -> None:
 def test_nothing_is_found_where_nothing_is_planted(
     audit: AuditSession,
     blank: Checkpoint,
-    bench: Bench,
+    bench: Experiment,
     claims: tuple[Claim, ...],
     device: str,
-    evidence: Evidence,
+    evidence: EvalRecorder,
 ) -> None:
     """A model with nothing planted gets no `validated`, by the same rule on the same words.
 

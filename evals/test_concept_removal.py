@@ -14,8 +14,19 @@ import numpy as np
 import torch
 
 from flashinterp import Checkpoint, clamp
-from flashinterp.audit.recorder import Evidence
-from flashinterp.audit.removal_tables import (
+from flashinterp.errors import ClampError, LayoutError, RunError
+from flashinterp.evaluation.claims import Claim
+from flashinterp.evaluation.experiment import Experiment
+from flashinterp.evaluation.natural_range import natural_range
+from flashinterp.interventions.clamp_export import export_clamped
+from flashinterp.models.activations import encode
+from flashinterp.models.forward_pass import input_device
+from flashinterp.neurons import NeuronId, Site
+from flashinterp.runs.eval_recorder import EvalRecorder
+from flashinterp.runs.session import AuditSession
+from flashinterp.studies.concept_erasure.records import ClampKept, Removed
+from flashinterp.studies.concept_erasure.reverse import Reversal, reverse
+from flashinterp.studies.concept_erasure.tables import (
     export_table,
     not_exported_table,
     not_reversed_table,
@@ -25,17 +36,6 @@ from flashinterp.audit.removal_tables import (
     removal_directions_table,
     removal_table,
 )
-from flashinterp.audit.removal_values import ClampKept, Removed
-from flashinterp.audit.session import AuditSession
-from flashinterp.bench import Bench
-from flashinterp.capture import encode
-from flashinterp.claims import Claim
-from flashinterp.errors import ClampError, LayoutError, RunError
-from flashinterp.export import export_clamped
-from flashinterp.natural import natural_range
-from flashinterp.neuron import NeuronId, Site
-from flashinterp.passes import input_device
-from flashinterp.reverse import Reversal, reverse
 
 CONCEPTS = {"smoke": 1, "standard": 3, "audit": 8}
 CLEARLY = 0.5  # nats by which a planted concept must fall further than the controls' median; they vary by 0.1 to 0.3
@@ -49,8 +49,8 @@ def test_concepts_removed(
     base: Checkpoint,
     tokens: tuple[str, ...],
     model: Any,
-    bench: Bench,
-    evidence: Evidence,
+    bench: Experiment,
+    evidence: EvalRecorder,
 ) -> None:
     """Whether reversing the rows that read a concept takes the concept, and only the concept, out of the model.
 
@@ -86,7 +86,7 @@ def test_concepts_removed(
         assert dog.change < dog.controls.rows.min(), "edits of some other rows take dog away as much as its own row's"
 
 
-def _record(found: list[Reversal], evidence: Evidence) -> None:
+def _record(found: list[Reversal], evidence: EvalRecorder) -> None:
     removed = evidence.value("reversals", [Removed.of(r) for r in found])
     both = (torch.stack([r.concept.approximate, r.concept.refined]) for r in found)
     vectors = [each.float().numpy() for each in both]  # each [2, d]
@@ -103,9 +103,9 @@ def _record(found: list[Reversal], evidence: Evidence) -> None:
 def test_exported_clamp(
     base: Checkpoint,
     claims: tuple[Claim, ...],
-    bench: Bench,
+    bench: Experiment,
     tmp_path: Path,
-    evidence: Evidence,
+    evidence: EvalRecorder,
 ) -> None:
     """A clamp written into a checkpoint: whether plain transformers, loading it, gives the clamped model's logits.
 
@@ -143,7 +143,7 @@ def test_exported_clamp(
 
 @torch.no_grad()
 def _exported(
-    base: Checkpoint, plain: Any, bench: Bench, clamps: dict[NeuronId, float], site: Site, folder: Path
+    base: Checkpoint, plain: Any, bench: Experiment, clamps: dict[NeuronId, float], site: Site, folder: Path
 ) -> ClampKept:
     from transformers import AutoModelForCausalLM
 
@@ -161,5 +161,5 @@ def _exported(
     return ClampKept(site, tuple(clamps), made.switch, made.dtype, moved, off, largest)
 
 
-def _not_measured(evidence: Evidence, reason: str) -> None:
+def _not_measured(evidence: EvalRecorder, reason: str) -> None:
     evidence.derived(not_exported_table, "export", EXPORT, reason)

@@ -18,12 +18,23 @@ import pytest
 
 from evals.conftest import Maps
 from flashinterp import Answers, steer
-from flashinterp.audit.judge_tables import Asked, judge_kinds_table, judge_table, judge_wrong_table
-from flashinterp.audit.judged import Judged
-from flashinterp.audit.recorded import Recorded
-from flashinterp.audit.recorder import Evidence
-from flashinterp.audit.session import AuditSession
-from flashinterp.audit.steering_tables import (
+from flashinterp.decoding.neuron_map import NeuronMap
+from flashinterp.evaluation.claims import Claim
+from flashinterp.evaluation.evidence import Evidence as Measured
+from flashinterp.evaluation.experiment import Experiment
+from flashinterp.evaluation.judgement import Judged
+from flashinterp.evaluation.natural_range import natural_text
+from flashinterp.interventions.answer_judges import Judge
+from flashinterp.interventions.clamp_values import NeverRouted
+from flashinterp.interventions.judge_check import SYNONYM, check_judge, known_texts
+from flashinterp.neurons import NeuronId
+from flashinterp.provenance.recorded import Recorded
+from flashinterp.runs.eval_recorder import EvalRecorder
+from flashinterp.runs.session import AuditSession
+from flashinterp.studies.steering.dose_choice import DoseCurve, dose_curve, reaches, split_questions
+from flashinterp.studies.steering.judge_tables import JudgeAnswers, judge_kinds_table, judge_table, judge_wrong_table
+from flashinterp.studies.steering.records import Clamped, Concept, Dosed, Spoken
+from flashinterp.studies.steering.tables import (
     concept_doses,
     doses_table,
     pooled,
@@ -33,16 +44,6 @@ from flashinterp.audit.steering_tables import (
     taken_table,
     two_clamps_table,
 )
-from flashinterp.audit.steering_values import Clamped, Concept, Dosed, Spoken
-from flashinterp.bench import Bench
-from flashinterp.claims import Claim
-from flashinterp.clamp import NeverRouted
-from flashinterp.dosing import DoseCurve, dose_curve, reaches, split_questions
-from flashinterp.evidence import Evidence as Measured
-from flashinterp.judges import SYNONYM, Judge, check_judge, known_texts
-from flashinterp.natural import natural_text
-from flashinterp.neuron import NeuronId
-from flashinterp.neuron_map import NeuronMap
 
 CONCEPTS = 3
 QUESTIONS = 4  # at most, of each kind
@@ -69,7 +70,7 @@ class Steering:
         curves: the dose curve of each, or why there is none.
     """
 
-    bench: Bench
+    bench: Experiment
     selection: tuple[str, ...]
     heldout: tuple[str, ...]
     concepts: tuple[Concept, ...]
@@ -97,7 +98,7 @@ class Steering:
 
 
 @pytest.fixture(scope="module")
-def steering(audit: AuditSession, bench: Bench, judged: Judged, session_tuned_model: Any, maps: Maps) -> Steering:
+def steering(audit: AuditSession, bench: Experiment, judged: Judged, session_tuned_model: Any, maps: Maps) -> Steering:
     """The concepts with their dose curves, measured once for all tests of this eval."""
     if audit.tuned is not None:
         bench = replace(bench, model=session_tuned_model, checkpoint=audit.tuned)
@@ -109,7 +110,7 @@ def steering(audit: AuditSession, bench: Bench, judged: Judged, session_tuned_mo
     return Steering(bench, selection, heldout, concepts, curves)
 
 
-def _concept(claim: Claim, bench: Bench, m: NeuronMap) -> Concept:
+def _concept(claim: Claim, bench: Experiment, m: NeuronMap) -> Concept:
     """The claim with its lexicon: written forms of the token, and words of the neuron that stand out.
 
     A whole word counts as the neuron's own if it scores at least half of what its best word does, and if no selection
@@ -127,7 +128,7 @@ def _concept(claim: Claim, bench: Bench, m: NeuronMap) -> Concept:
     return Concept(claim, claim.neuron, lexicon)
 
 
-def _curve(one: Concept, bench: Bench, questions: Sequence[str]) -> DoseCurve | str:
+def _curve(one: Concept, bench: Experiment, questions: Sequence[str]) -> DoseCurve | str:
     block = natural_text(bench, [one.neuron.block], [bench.token(one.claim).id])[one.neuron.block]
     low, high = (float(end) for end in block.doses(one.neuron.neuron, 2))
     if not high > low:
@@ -142,7 +143,7 @@ def _curve(one: Concept, bench: Bench, questions: Sequence[str]) -> DoseCurve | 
         return str(error)
 
 
-def test_dose_is_chosen_from_a_curve(steering: Steering, evidence: Evidence) -> None:
+def test_dose_is_chosen_from_a_curve(steering: Steering, evidence: EvalRecorder) -> None:
     """How often each dose brings the concept, what it breaks, and which dose was taken.
 
     Implementation: the fine-tune answers where one is given, through its own chat template if it has one, else the
@@ -165,7 +166,7 @@ def test_dose_is_chosen_from_a_curve(steering: Steering, evidence: Evidence) -> 
         evidence.figure(concept_doses, "doses", "What a dose brings, and what it breaks", concepts, measured)
 
 
-def test_clamped_answers(audit: AuditSession, steering: Steering, evidence: Evidence) -> None:
+def test_clamped_answers(audit: AuditSession, steering: Steering, evidence: EvalRecorder) -> None:
     """Rates of answers about the concept without and with the clamp, what it cost, and the answers side by side.
 
     Implementation: each neuron is clamped at the dose that was chosen on other questions, and both sides answer the
@@ -191,7 +192,7 @@ def test_clamped_answers(audit: AuditSession, steering: Steering, evidence: Evid
         _check_dog(steering, pairs)
 
 
-def test_two_clamps_at_once(audit: AuditSession, steering: Steering, evidence: Evidence) -> None:
+def test_two_clamps_at_once(audit: AuditSession, steering: Steering, evidence: EvalRecorder) -> None:
     """Two neurons clamped at once, each at its own dose: does the model talk of both concepts?
 
     Implementation: the two claims with a dose whose concepts came most often on the selection questions, with neurons
@@ -218,7 +219,7 @@ def test_two_clamps_at_once(audit: AuditSession, steering: Steering, evidence: E
 
 
 @pytest.mark.control
-def test_judge_is_checked_blindly(audit: AuditSession, steering: Steering, evidence: Evidence) -> None:
+def test_judge_is_checked_blindly(audit: AuditSession, steering: Steering, evidence: EvalRecorder) -> None:
     """How often the judge is right on texts whose content is known.
 
     Implementation: texts are made from the prompt set. About the concept: beginnings with the word in several
@@ -242,7 +243,7 @@ def test_judge_is_checked_blindly(audit: AuditSession, steering: Steering, evide
                 assert kind == SYNONYM or right >= LEAST_RIGHT * n, told
 
 
-def _asked(one: Concept, bench: Bench, truth: dict[str, Any]) -> Asked:
+def _asked(one: Concept, bench: Experiment, truth: dict[str, Any]) -> JudgeAnswers:
     """The judge with texts of known content, in the order in which it was shown them."""
     word = bench.token(one.claim).text
     group = bench.prompts.group_of(word)
@@ -257,7 +258,7 @@ def _asked(one: Concept, bench: Bench, truth: dict[str, Any]) -> Asked:
         synonyms=truth.get("dog_words", ()) if one.claim.id == "dog" else (),
         rng=rng,
     )
-    return Asked(one, check_judge(one.judge, texts, rng).texts)
+    return JudgeAnswers(one, check_judge(one.judge, texts, rng).texts)
 
 
 def _two(steering: Steering) -> list[tuple[Concept, float]]:

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from evals.conftest import Maps
 from flashinterp import Checkpoint
-from flashinterp.audit.decode_tables import Compared, lens_formulas_table, random_weights_table
-from flashinterp.audit.recorder import Evidence
-from flashinterp.decode import Pole, decode_rows
-from flashinterp.neuron import Block, Lens
-from flashinterp.profiles import Profile
+from flashinterp.decoding.backends.choice import decode_rows
+from flashinterp.decoding.lens_rows import Pole
+from flashinterp.evaluation.profiles import Profile
+from flashinterp.neurons import Block, Lens
+from flashinterp.runs.eval_recorder import EvalRecorder
+from flashinterp.studies.instrument_checks.decode_tables import Compared, lens_formulas_table, random_weights_table
 
 MOST_EXPERTS = 64
 SAMPLE = 64  # neurons per block and lens that are compared on the model under audit
@@ -38,7 +39,7 @@ class Comparison(NamedTuple):
     plain: float
 
 
-def test_random_weights(profile: Profile, device: str, evidence: Evidence) -> None:
+def test_random_weights(profile: Profile, device: str, evidence: EvalRecorder) -> None:
     """On random weights of awkward shapes and every stored dtype, the ids are the float64 ranking's.
 
     Implementation: hypothesis draws numbers of rows, hidden sizes and vocabularies (none a multiple of the
@@ -120,7 +121,7 @@ def _compare(pole: Pole, exact: Tensor, naive: float) -> Comparison:
     return Comparison(ids.numel(), int(differ.sum()), error, naive)
 
 
-def test_every_lens_on_the_model(base: Checkpoint, maps: Maps, evidence: Evidence) -> None:
+def test_every_lens_on_the_model(base: Checkpoint, maps: Maps, evidence: EvalRecorder) -> None:
     """On the audited model's own weights, each lens gives what its formula gives in float64.
 
     Implementation: for a sample of neurons of every layer (of up to 64 experts), the formula of each lens (METHOD 2)

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from flashinterp import Checkpoint
-from flashinterp.audit.decode_tables import BARE, Timed, speed_table
-from flashinterp.audit.recorder import Evidence
-from flashinterp.decode import choose_way, decode_rows, lens_rows
-from flashinterp.neuron import get_lens
-from flashinterp.product import Scratch
-from flashinterp.profiles import Profile
+from flashinterp.decoding.backends.choice import choose_way, decode_rows
+from flashinterp.decoding.backends.top_tokens import Scratch
+from flashinterp.decoding.lens_rows import lens_rows
+from flashinterp.evaluation.profiles import Profile
+from flashinterp.neurons import get_lens
+from flashinterp.runs.eval_recorder import EvalRecorder
+from flashinterp.studies.instrument_checks.decode_tables import BARE, Timed, speed_table
 
 ROUNDS = 5
 ROWS = 512
@@ -28,7 +29,7 @@ TILE = 1024
 K = 100
 
 
-def test_ratio_to_the_bare_product(base: Checkpoint, profile: Profile, device: str, evidence: Evidence) -> None:
+def test_ratio_to_the_bare_product(base: Checkpoint, profile: Profile, device: str, evidence: EvalRecorder) -> None:
     """Time of a decode over the time of the bare product, on the model's own weights and on a larger random head.
 
     Implementation: the bare product in tiles of 1,024 tokens; ours, for both poles and for one, with the top 100,

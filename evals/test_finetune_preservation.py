@@ -16,9 +16,14 @@ import pytest
 
 from evals.conftest import Maps
 from flashinterp import Checkpoint, NotComparable, compare, open_checkpoint
-from flashinterp.audit.judged import Judged
-from flashinterp.audit.labels import Gains, Labels, codes, gains, share_kept, shown_words
-from flashinterp.audit.preservation_tables import (
+from flashinterp.evaluation.experiment import Experiment
+from flashinterp.evaluation.judgement import Judged
+from flashinterp.provenance.recorded import Recorded
+from flashinterp.runs.eval_recorder import EvalRecorder
+from flashinterp.runs.session import AuditSession
+from flashinterp.studies.finetuning.compare import row_cosines
+from flashinterp.studies.finetuning.label_changes import Gains, Labels, codes, gains, share_kept, shown_words
+from flashinterp.studies.finetuning.label_tables import (
     CHANGED,
     GAINED,
     WORDS,
@@ -34,18 +39,13 @@ from flashinterp.audit.preservation_tables import (
     shares_table,
     uncompared_table,
 )
-from flashinterp.audit.recorded import Recorded
-from flashinterp.audit.recorder import Evidence
-from flashinterp.audit.role_tables import label_words, role_table, roles_why_table
-from flashinterp.audit.session import AuditSession
-from flashinterp.bench import Bench
-from flashinterp.measure_roles import Side, measure_roles
-from flashinterp.preserve import row_cosines
-from flashinterp.roles import Role, judge_roles
+from flashinterp.studies.finetuning.measure_roles import Side, measure_roles
+from flashinterp.studies.finetuning.role_tables import label_words, role_table, roles_why_table
+from flashinterp.studies.finetuning.roles import Role, judge_roles
 
 
 def test_top_tokens_kept(
-    audit: AuditSession, base: Checkpoint, maps: Maps, tuned_maps: Maps | None, device: str, evidence: Evidence
+    audit: AuditSession, base: Checkpoint, maps: Maps, tuned_maps: Maps | None, device: str, evidence: EvalRecorder
 ) -> None:
     """The share of neurons whose top token is the same before and after fine-tuning, by layer, and why others changed.
 
@@ -85,13 +85,13 @@ def test_top_tokens_kept(
 def test_causal_role_kept(
     audit: AuditSession,
     base: Checkpoint,
-    bench: Bench,
+    bench: Experiment,
     maps: Maps,
     judged: Judged,
     judged_tuned: Judged | None,
     tuned_maps: Maps | None,
     session_tuned_model: Any,
-    evidence: Evidence,
+    evidence: EvalRecorder,
 ) -> None:
     """A preserved label is not a preserved role: each validated claim's causal curve in both models.
 
@@ -130,12 +130,12 @@ def test_causal_role_kept(
 
 def test_fine_tunes_told_apart(
     audit: AuditSession,
-    bench: Bench,
+    bench: Experiment,
     maps: Maps,
     judged: Judged,
     load: Callable[[Checkpoint], Any],
     device: str,
-    evidence: Evidence,
+    evidence: EvalRecorder,
 ) -> None:
     """Several fine-tunes of one base, each with what was done to it: does the table say the right thing of each?
 
@@ -171,13 +171,13 @@ def test_fine_tunes_told_apart(
 
 
 def _not_measured(
-    evidence: Evidence, name: str, reason: str = "no fine-tune was given: name one with --tuned"
+    evidence: EvalRecorder, name: str, reason: str = "no fine-tune was given: name one with --tuned"
 ) -> NoReturn:
     evidence.derived(uncompared_table, name, f"Preservation: {name}", "not_measured", reason)
     pytest.skip(reason)
 
 
-def _record_gained(evidence: Evidence, maps: Maps, tuned_maps: Maps) -> Gains | None:
+def _record_gained(evidence: EvalRecorder, maps: Maps, tuned_maps: Maps) -> Gains | None:
     """The words that found a neuron in the fine-tune; None where the models have not the same words."""
     title = "Words that gained a neuron, by the weights"
     base, tuned = maps["paper"], tuned_maps["paper"]

@@ -15,7 +15,18 @@ import pytest
 import torch
 
 from flashinterp import NeuronId, clamp, steer
-from flashinterp.audit.instrument_tables import (
+from flashinterp.evaluation.claims import Claim
+from flashinterp.evaluation.experiment import Experiment
+from flashinterp.evaluation.judgement import Judged
+from flashinterp.evaluation.matched_controls import DEAD_SCALE
+from flashinterp.interventions.clamp_values import NeverRouted
+from flashinterp.models.activations import capture, encode
+from flashinterp.models.forward_pass import input_device
+from flashinterp.models.replay import last_log_probs, prepare
+from flashinterp.neurons import Site
+from flashinterp.provenance.recorded import Recorded
+from flashinterp.runs.eval_recorder import EvalRecorder
+from flashinterp.studies.instrument_checks.clamp_tables import (
     STEPS,
     ClampCheck,
     Continued,
@@ -30,24 +41,13 @@ from flashinterp.audit.instrument_tables import (
     single_passes_table,
     texts_table,
 )
-from flashinterp.audit.judged import Judged
-from flashinterp.audit.recorded import Recorded
-from flashinterp.audit.recorder import Evidence
-from flashinterp.bench import Bench
-from flashinterp.capture import capture, encode
-from flashinterp.claims import Claim
-from flashinterp.clamp import NeverRouted
-from flashinterp.controls import DEAD_SCALE
-from flashinterp.neuron import Site
-from flashinterp.passes import input_device
-from flashinterp.replay import last_log_probs, prepare
 
 GENERATED = 3  # claims whose neurons are driven while text is generated
 JUDGED = Recorded("judgements", "claims")
 
 
 def test_clamp_is_what_it_says(
-    model: Any, bench: Bench, claims: tuple[Claim, ...], device: str, evidence: Evidence
+    model: Any, bench: Experiment, claims: tuple[Claim, ...], device: str, evidence: EvalRecorder
 ) -> None:
     """A clamp changes the MLP's output by exactly what the weights say, at each of its sites.
 
@@ -66,7 +66,7 @@ def test_clamp_is_what_it_says(
         assert c.error <= c.allowed, f"{c.neuron} at {c.site}: off by {c.error:.2g} of the MLP's output"
 
 
-def _clamp_check(model: Any, bench: Bench, neuron: NeuronId, site: Site, ids: torch.Tensor) -> ClampCheck:
+def _clamp_check(model: Any, bench: Experiment, neuron: NeuronId, site: Site, ids: torch.Tensor) -> ClampCheck:
     """What a clamp at 7 changes, against the weights' own arithmetic."""
     value, layout, block = 7.0, bench.checkpoint.layout, neuron.block
     outputs: list[torch.Tensor] = []
@@ -92,7 +92,7 @@ def _clamp_check(model: Any, bench: Bench, neuron: NeuronId, site: Site, ids: to
 
 
 def _by_the_weights(
-    model: Any, bench: Bench, neuron: NeuronId, site: Site, value: float, ids: torch.Tensor
+    model: Any, bench: Experiment, neuron: NeuronId, site: Site, value: float, ids: torch.Tensor
 ) -> torch.Tensor:
     """[positions, d] the change that a clamp must make to the MLP's output, in float64 from the checkpoint's rows."""
     formula, block = bench.checkpoint.layout.formula, neuron.block
@@ -107,7 +107,7 @@ def _by_the_weights(
 
 
 def test_the_measure_is_finer_than_what_it_measures(
-    model: Any, bench: Bench, claims: tuple[Claim, ...], device: str, evidence: Evidence
+    model: Any, bench: Experiment, claims: tuple[Claim, ...], device: str, evidence: EvalRecorder
 ) -> None:
     """How far log-probabilities move when nothing is done: the instrument's own error bar on this model and device.
 
@@ -154,7 +154,9 @@ def _in_two_parts(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return logits.float().log_softmax(-1)
 
 
-def test_curves_are_those_of_single_passes(judged: Judged, model: Any, bench: Bench, evidence: Evidence) -> None:
+def test_curves_are_those_of_single_passes(
+    judged: Judged, model: Any, bench: Experiment, evidence: EvalRecorder
+) -> None:
     """The numbers behind each verdict, measured again one at a time by plain passes on the held-out prompts.
 
     Implementation: for each claim, the word's log-odds are computed in float64 from whole forward passes, one clean and
@@ -177,7 +179,7 @@ def test_curves_are_those_of_single_passes(judged: Judged, model: Any, bench: Be
 
 
 def _plain_log_odds(
-    model: Any, bench: Bench, claim: Claim, dose: float, token_id: int
+    model: Any, bench: Experiment, claim: Claim, dose: float, token_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """[P] log-odds of a token over the shipped held-out prompts, clean and clamped, by whole passes in float64."""
     found: list[list[float]] = [[], []]
@@ -196,7 +198,7 @@ def _plain_log_odds(
     return np.array(found[0]), np.array(found[1])
 
 
-def _natural_values(model: Any, bench: Bench, claim: Claim, judged: Judged) -> np.ndarray:
+def _natural_values(model: Any, bench: Experiment, claim: Claim, judged: Judged) -> np.ndarray:
     """[n] u at each position of the selection texts and of the claimed words after the selection contexts."""
     prompts, block = bench.prompts, claim.neuron.block
     texts = [*prompts.selection[: bench.profile.selection], *prompts.contexts_selection]
@@ -213,7 +215,9 @@ def _natural_values(model: Any, bench: Bench, claim: Claim, judged: Judged) -> n
     return np.concatenate(values)
 
 
-def test_generated_text_is_that_of_clamped_passes(judged: Judged, model: Any, bench: Bench, evidence: Evidence) -> None:
+def test_generated_text_is_that_of_clamped_passes(
+    judged: Judged, model: Any, bench: Experiment, evidence: EvalRecorder
+) -> None:
     """Text that is generated under a clamp, with its cache of keys and values, is what clamped passes without one give.
 
     Implementation: for the first claims, the neuron is clamped far out and the most likely token is taken step by step
@@ -260,7 +264,7 @@ def _walk(model: Any, ids: torch.Tensor, clamps: dict[NeuronId, float]) -> list[
 
 
 @pytest.mark.control
-def test_selection_and_test_are_apart(bench: Bench, evidence: Evidence) -> None:
+def test_selection_and_test_are_apart(bench: Experiment, evidence: EvalRecorder) -> None:
     """No text on which something was tested has had a part in choosing anything.
 
     Implementation: the texts that set doses, scales and controls, and the texts on which effects are measured, are
@@ -275,7 +279,7 @@ def test_selection_and_test_are_apart(bench: Bench, evidence: Evidence) -> None:
 
 
 @pytest.mark.control
-def test_controls_are_fit(judged: Judged, bench: Bench, evidence: Evidence) -> None:
+def test_controls_are_fit(judged: Judged, bench: Experiment, evidence: EvalRecorder) -> None:
     """What a neuron is compared with is alive, as loud as it is, and enough of it.
 
     Implementation: the controls' loudness on natural text, over their layer's median, as it was recorded for each

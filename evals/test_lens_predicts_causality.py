@@ -23,8 +23,14 @@ import pytest
 
 from evals.conftest import Maps
 from flashinterp import Checkpoint
-from flashinterp.audit.figures_evidence import share_panels, study_shares
-from flashinterp.audit.lens_tables import (
+from flashinterp.evaluation.experiment import Experiment
+from flashinterp.provenance.recorded import Recorded
+from flashinterp.runs.eval_recorder import EvalRecorder
+from flashinterp.runs.session import AuditSession
+from flashinterp.studies.lens_causality.figures import share_panels, study_shares
+from flashinterp.studies.lens_causality.measure import study
+from flashinterp.studies.lens_causality.ranking import TOPS, Result, Study
+from flashinterp.studies.lens_causality.tables import (
     SHOWN,
     lenses_table,
     nulls_table,
@@ -33,12 +39,6 @@ from flashinterp.audit.lens_tables import (
     parts_table,
     study_words_table,
 )
-from flashinterp.audit.recorded import Recorded
-from flashinterp.audit.recorder import Evidence
-from flashinterp.audit.session import AuditSession
-from flashinterp.bench import Bench
-from flashinterp.lens_study import study
-from flashinterp.ranking import TOPS, Result, Study
 
 PREFIX = "lens_predicts_causality"
 # Over 20 seeds and both lenses of the control each came out above 0 once in 40, as it should; both together never.
@@ -47,7 +47,12 @@ SEEN = (SHOWN, "percentile")
 
 @pytest.mark.usefixtures("model")  # which sees that no hook is left
 def test_lenses_against_measured_effects(
-    audit: AuditSession, base: Checkpoint, maps: Maps, bench: Bench, tokens: tuple[str, ...], evidence: Evidence
+    audit: AuditSession,
+    base: Checkpoint,
+    maps: Maps,
+    bench: Experiment,
+    tokens: tuple[str, ...],
+    evidence: EvalRecorder,
 ) -> None:
     """For each lens: how causal the neurons are that it names, beyond what its null gives.
 
@@ -77,7 +82,7 @@ def test_lenses_against_measured_effects(
 
 @pytest.mark.control
 def test_lenses_know_nothing_where_nothing_was_learnt(
-    audit: AuditSession, blank: Checkpoint, device: str, bench: Bench, evidence: Evidence
+    audit: AuditSession, blank: Checkpoint, device: str, bench: Experiment, evidence: EvalRecorder
 ) -> None:
     """In a model with nothing planted, the lenses on what a neuron reads have no excess over their null.
 
@@ -115,7 +120,9 @@ def _check_plants(truth: Mapping[str, Any], found: Study, base: Checkpoint) -> N
 # --- tables and figures -------------------------------------------------------------------------------
 
 
-def _record(audit: AuditSession, found: Study, evidence: Evidence, name: str = "", title: str = "") -> Sequence[Result]:
+def _record(
+    audit: AuditSession, found: Study, evidence: EvalRecorder, name: str = "", title: str = ""
+) -> Sequence[Result]:
     """The tables, the figure, and every number behind them; returns what came out of the study."""
     prefix = f"{PREFIX}--{name}"
     results = audit.add_study(prefix, found, audit.options.seed).results

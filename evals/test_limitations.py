@@ -18,8 +18,18 @@ import torch
 
 from evals.conftest import Maps
 from flashinterp import Checkpoint, FlashinterpError, NeuronId, clamp, sweep
-from flashinterp.audit.driven import Driven
-from flashinterp.audit.limit_tables import (
+from flashinterp.evaluation.claims import Claim
+from flashinterp.evaluation.experiment import Experiment
+from flashinterp.evaluation.natural_range import LEAST_ROUTED, Natural, append, natural_text
+from flashinterp.models.activations import capture, encode
+from flashinterp.models.forward_pass import input_device
+from flashinterp.neurons import Pole
+from flashinterp.runs.eval_recorder import EvalRecorder
+from flashinterp.runs.session import AuditSession
+from flashinterp.studies.limitations.driven_neuron import Driven
+from flashinterp.studies.limitations.name_tables import By, Lead, names_found, names_table, several_tokens_table
+from flashinterp.studies.limitations.second_word import Likeness
+from flashinterp.studies.limitations.shared_neuron_tables import (
     Carrier,
     Paired,
     duplicates_table,
@@ -27,18 +37,8 @@ from flashinterp.audit.limit_tables import (
     two_word_effects,
     with_two_words,
 )
-from flashinterp.audit.name_tables import By, Lead, names_found, names_table, several_tokens_table
-from flashinterp.audit.recorder import Evidence
-from flashinterp.audit.session import AuditSession
-from flashinterp.bench import Bench
-from flashinterp.capture import capture, encode
-from flashinterp.claims import Claim
-from flashinterp.natural import LEAST_ROUTED, Natural, append, natural_text
-from flashinterp.neuron import Pole
-from flashinterp.passes import input_device
-from flashinterp.second_word import Likeness
+from flashinterp.studies.limitations.twin_neurons import cosines_with, nearest_twin, twin_effects
 from flashinterp.tokens import Token
-from flashinterp.twins import cosines_with, nearest_twin, twin_effects
 
 NAMES = (" Dumbledore", " Sherlock", " Hermione", " Einstein", " Paris", " California", " dog")
 NEAR = 10  # a concept among a neuron's first words is a part of what it names
@@ -53,7 +53,7 @@ Ranges = Mapping[NeuronId, tuple[float, float]]
 
 @pytest.mark.limitation
 def test_rare_names_lead_to_broader_neurons(
-    audit: AuditSession, base: Checkpoint, maps: Maps, model: Any, bench: Bench, evidence: Evidence
+    audit: AuditSession, base: Checkpoint, maps: Maps, model: Any, bench: Experiment, evidence: EvalRecorder
 ) -> None:
     """For a list of names, whether the found neuron is the name's own, a broader one's, or noise.
 
@@ -104,7 +104,7 @@ def _pieces(base: Checkpoint, name: str) -> tuple[Token, ...]:
         return tuple(vocabulary.resolve(i) for i in base.tokenizer.encode(text, add_special_tokens=False))
 
 
-def _driven(leads: Sequence[Lead], model: Any, bench: Bench) -> list[Lead]:
+def _driven(leads: Sequence[Lead], model: Any, bench: Experiment) -> list[Lead]:
     """With what their neurons do, where natural text reaches them."""
     ranges = _natural_ranges(bench, [lead.found.neuron for lead in leads])
     done = []
@@ -116,7 +116,7 @@ def _driven(leads: Sequence[Lead], model: Any, bench: Bench) -> list[Lead]:
     return done
 
 
-def _natural_ranges(bench: Bench, neurons: Iterable[NeuronId]) -> Ranges:
+def _natural_ranges(bench: Experiment, neurons: Iterable[NeuronId]) -> Ranges:
     """From one capture; without those whose expert natural text does not reach."""
     wanted = list(dict.fromkeys(neurons))
     natural = natural_text(bench, list(dict.fromkeys(neuron.block for neuron in wanted))) if wanted else {}
@@ -124,7 +124,9 @@ def _natural_ranges(bench: Bench, neurons: Iterable[NeuronId]) -> Ranges:
     return {neuron: _from_to(natural[neuron.block], neuron, up=True) for neuron in reached}
 
 
-def _drive(model: Any, bench: Bench, neuron: NeuronId, pole: Pole, ranges: Ranges, tokens: Sequence[int]) -> Driven:
+def _drive(
+    model: Any, bench: Experiment, neuron: NeuronId, pole: Pole, ranges: Ranges, tokens: Sequence[int]
+) -> Driven:
     """Over the neuron's natural range, towards the pole."""
     low, high = ranges[neuron]
     doses = (low, high) if pole == "+" else (high, low)
@@ -137,7 +139,7 @@ def _drive(model: Any, bench: Bench, neuron: NeuronId, pole: Pole, ranges: Range
 
 @pytest.mark.limitation
 def test_names_of_several_tokens(
-    audit: AuditSession, base: Checkpoint, maps: Maps, model: Any, bench: Bench, evidence: Evidence
+    audit: AuditSession, base: Checkpoint, maps: Maps, model: Any, bench: Experiment, evidence: EvalRecorder
 ) -> None:
     """A name of several tokens, looked up by its first token and by the mean of all: where it leads, and what comes.
 
@@ -159,7 +161,7 @@ def test_names_of_several_tokens(
 
 
 @torch.no_grad()
-def _whole(model: Any, bench: Bench, lead: Lead) -> np.ndarray | None:
+def _whole(model: Any, bench: Experiment, lead: Lead) -> np.ndarray | None:
     """[2 ends, prompts] the log-probability of all of a name's tokens, one after the other."""
     if lead.driven is None:
         return None
@@ -186,8 +188,8 @@ def test_two_concepts_in_one_neuron(
     maps: Maps,
     claims: tuple[Claim, ...],
     model: Any,
-    bench: Bench,
-    evidence: Evidence,
+    bench: Experiment,
+    evidence: EvalRecorder,
 ) -> None:
     """Whether the claims' neurons carry a second, unrelated word, and what the clamp does to both.
 
@@ -211,7 +213,7 @@ def test_two_concepts_in_one_neuron(
         assert not missing, f"{one.neuron} should bring {' and '.join(missing)}"
 
 
-def _carriers(maps: Maps, claims: tuple[Claim, ...], bench: Bench, likeness: Likeness) -> list[Carrier]:
+def _carriers(maps: Maps, claims: tuple[Claim, ...], bench: Experiment, likeness: Likeness) -> list[Carrier]:
     """Each claimed neuron with the claims' words, and with its first words by the claim's lens."""
     vocabulary = bench.checkpoint.vocabulary
     by_neuron: dict[tuple[NeuronId, Pole], list[Claim]] = {}
@@ -229,7 +231,7 @@ def _carriers(maps: Maps, claims: tuple[Claim, ...], bench: Bench, likeness: Lik
     return found
 
 
-def _measured(carriers: Sequence[Carrier], likeness: Likeness, model: Any, bench: Bench) -> list[Carrier]:
+def _measured(carriers: Sequence[Carrier], likeness: Likeness, model: Any, bench: Experiment) -> list[Carrier]:
     """All of them, the first ones of two words with what driving them does, and their values where words stand."""
     chosen = with_two_words(carriers, likeness.pairs)[:MOST_NEURONS]
     ranges = _natural_ranges(bench, [one.neuron for one, _ in chosen])
@@ -244,7 +246,7 @@ def _measured(carriers: Sequence[Carrier], likeness: Likeness, model: Any, bench
     return [measured.get((one.neuron, one.pole), one) for one in carriers]
 
 
-def _at_word(model: Any, bench: Bench, neuron: NeuronId, word: int | None) -> np.ndarray:
+def _at_word(model: Any, bench: Experiment, neuron: NeuronId, word: int | None) -> np.ndarray:
     """[texts] u where a word stands, over held-out contexts; where others stand for None."""
     words = bench.draw_words("stands elsewhere", UNRELATED_WORDS // 4, set()) if word is None else [word]
     contexts = [encode(bench.tokenizer, text, input_device(model)) for text in bench.prompts.contexts_heldout]
@@ -258,7 +260,7 @@ def _at_word(model: Any, bench: Bench, neuron: NeuronId, word: int | None) -> np
 
 @pytest.mark.limitation
 def test_duplicated_neurons(
-    audit: AuditSession, claims: tuple[Claim, ...], model: Any, bench: Bench, evidence: Evidence
+    audit: AuditSession, claims: tuple[Claim, ...], model: Any, bench: Experiment, evidence: EvalRecorder
 ) -> None:
     """What silencing one of two neurons that do the same shows, beside silencing both and driving one.
 
@@ -278,7 +280,7 @@ def test_duplicated_neurons(
         assert min(driven[0], driven[1]) > LEAST_EFFECT, f"{pair} driven: {driven}"
 
 
-def _twins(claims: tuple[Claim, ...], model: Any, bench: Bench) -> list[Paired]:
+def _twins(claims: tuple[Claim, ...], model: Any, bench: Experiment) -> list[Paired]:
     """Each claimed neuron, once, with its nearest twin, and what silencing and driving them does."""
     named = {claim.neuron: claim for claim in reversed(claims) if claim.neuron is not None}
     chosen = list(named.values())[::-1][: 2 * MOST_NEURONS]

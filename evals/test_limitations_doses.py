@@ -14,7 +14,14 @@ import torch
 
 from evals.conftest import Maps
 from flashinterp import Checkpoint, sweep
-from flashinterp.audit.dose_limit_tables import (
+from flashinterp.evaluation.claims import Claim
+from flashinterp.evaluation.experiment import Experiment
+from flashinterp.evaluation.judgement import Judged
+from flashinterp.evaluation.natural_range import natural_text
+from flashinterp.provenance.recorded import Recorded
+from flashinterp.runs.eval_recorder import EvalRecorder
+from flashinterp.runs.session import AuditSession
+from flashinterp.studies.limitations.dose_tables import (
     DTYPES,
     PARTS,
     DtypeCurves,
@@ -27,13 +34,6 @@ from flashinterp.audit.dose_limit_tables import (
     slope,
     too_large,
 )
-from flashinterp.audit.judged import Judged
-from flashinterp.audit.recorded import Recorded
-from flashinterp.audit.recorder import Evidence
-from flashinterp.audit.session import AuditSession
-from flashinterp.bench import Bench
-from flashinterp.claims import Claim
-from flashinterp.natural import natural_text
 
 DOSES = 12
 MOST_LEFT = 0.1  # of a slope within the natural range, at 500: a planted neuron's u is some tens at the most
@@ -42,7 +42,7 @@ MOST_CLAIMS = 8
 
 
 @pytest.mark.limitation
-def test_saturation_at_high_dose(audit: AuditSession, judged: Judged, evidence: Evidence) -> None:
+def test_saturation_at_high_dose(audit: AuditSession, judged: Judged, evidence: EvalRecorder) -> None:
     """Far outside the natural range a higher dose does little more: the final norm takes the neuron's growth away.
 
     Implementation: for each claim, the change of log-odds per unit of clamp value within the natural range and
@@ -64,7 +64,12 @@ def test_saturation_at_high_dose(audit: AuditSession, judged: Judged, evidence: 
 
 @pytest.mark.limitation
 def test_rounding_at_low_doses(
-    audit: AuditSession, base: Checkpoint, claims: tuple[Claim, ...], model: Any, bench: Bench, evidence: Evidence
+    audit: AuditSession,
+    base: Checkpoint,
+    claims: tuple[Claim, ...],
+    model: Any,
+    bench: Experiment,
+    evidence: EvalRecorder,
 ) -> None:
     """The same doses in float32 and in bfloat16: how many steps of the curve go the wrong way, or nowhere.
 
@@ -90,7 +95,7 @@ def test_rounding_at_low_doses(
         assert lost["bfloat16"] > lost["float32"] + 0.1, lost
 
 
-def _in_two_dtypes(chosen: Sequence[Claim], models: dict[str, Any], bench: Bench) -> list[DtypeCurves]:
+def _in_two_dtypes(chosen: Sequence[Claim], models: dict[str, Any], bench: Experiment) -> list[DtypeCurves]:
     """The same doses in each of the models, over each part of the natural range."""
     blocks = list(dict.fromkeys(claim.neuron.block for claim in chosen if claim.neuron))
     natural = natural_text(bench, blocks, [bench.token(claim).id for claim in chosen])
@@ -109,7 +114,7 @@ def _in_two_dtypes(chosen: Sequence[Claim], models: dict[str, Any], bench: Bench
     return found
 
 
-def _curves(model: Any, bench: Bench, claim: Claim, doses: np.ndarray) -> np.ndarray:
+def _curves(model: Any, bench: Experiment, claim: Claim, doses: np.ndarray) -> np.ndarray:
     """[prompts, doses] the token's log-odds."""
     assert claim.neuron is not None
     odds = sweep(model, bench.tokenizer, bench.prompts.heldout[:PROMPTS], [claim.neuron], doses, [bench.token(claim)])
@@ -121,7 +126,9 @@ def _curves(model: Any, bench: Bench, claim: Claim, doses: np.ndarray) -> np.nda
 
 
 @pytest.mark.limitation
-def test_dead_neurons(audit: AuditSession, base: Checkpoint, maps: Maps, bench: Bench, evidence: Evidence) -> None:
+def test_dead_neurons(
+    audit: AuditSession, base: Checkpoint, maps: Maps, bench: Experiment, evidence: EvalRecorder
+) -> None:
     """How many neurons of each layer do nothing on natural text, and what the lens names them nevertheless.
 
     Implementation: a neuron is dead if the standard deviation of its output u · act(g) on the selection texts, times

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from flashinterp import Checkpoint, FlashinterpError
-from flashinterp.audit.frequency_lines import Lines, Model
-from flashinterp.audit.frequency_tables import TABLES, recorded_table
-from flashinterp.audit.recorder import Evidence
-from flashinterp.audit.session import AuditSession
-from flashinterp.audit.trained_tables import (
+from flashinterp.evaluation.experiment import Experiment
+from flashinterp.runs.eval_recorder import EvalRecorder
+from flashinterp.runs.session import AuditSession
+from flashinterp.studies.word_frequency.concentration import Concentration, concentration
+from flashinterp.studies.word_frequency.concentration_tables import (
     NOT_MEASURED,
     WordGroup,
     again_table,
@@ -29,8 +29,8 @@ from flashinterp.audit.trained_tables import (
     repeated,
     spread_table,
 )
-from flashinterp.bench import Bench
-from flashinterp.concentration import Concentration, concentration
+from flashinterp.studies.word_frequency.training_records import Lines, Model
+from flashinterp.studies.word_frequency.training_tables import TABLES, recorded_table
 
 RECORDED = Path(__file__).parent.parent / "docs" / "limitations"
 FIRST_STEPS = 51  # of a training that is begun again
@@ -39,7 +39,7 @@ NULLS = 3
 
 
 @pytest.mark.limitation
-def test_frequency_in_the_training_text(audit: AuditSession, evidence: Evidence) -> None:
+def test_frequency_in_the_training_text(audit: AuditSession, evidence: EvalRecorder) -> None:
     """Does a name get a neuron of its own because the training text has it often?
 
     Implementation: small Llamas are trained on text in which 24 names have frequencies over 2.5 orders of magnitude,
@@ -57,7 +57,7 @@ def test_frequency_in_the_training_text(audit: AuditSession, evidence: Evidence)
 
 
 @pytest.mark.limitation
-def test_capacity(audit: AuditSession, evidence: Evidence) -> None:
+def test_capacity(audit: AuditSession, evidence: EvalRecorder) -> None:
     """Does a name get a neuron of its own because there is room?
 
     Implementation: the same trainings with MLPs of 16 to 256 neurons a layer, over the same text; asked as above. The
@@ -70,15 +70,18 @@ def test_capacity(audit: AuditSession, evidence: Evidence) -> None:
 
 
 @pytest.mark.limitation
-def test_size(audit: AuditSession, base: Checkpoint, bench: Bench, tokens: tuple[str, ...], evidence: Evidence) -> None:
+def test_size(
+    audit: AuditSession, base: Checkpoint, bench: Experiment, tokens: tuple[str, ...], evidence: EvalRecorder
+) -> None:
     """Over how many neurons is a word spread: in this model, and in three sizes that were trained alike.
 
     Implementation: the effective number of neurons of a word is the participation ratio of its scores over all neurons
     (by lens), or of the squared effects of all neurons on it, each driven over its own natural range (first order, one
     backward pass for each prompt). Each stands beside that of the same model with random directions in place of
     what was learnt, because it grows with a model by itself. The words are drawn from the vocabulary; those that were
-    asked for are told apart. For a family of checkpoints: ``python -m flashinterp.concentration``. On the bundled
-    models one whole training of the smallest size is repeated. Limit FI-L005.
+    asked for are told apart. For a family of checkpoints: ``python -m
+    flashinterp.studies.word_frequency.concentration``. On the bundled models one whole training of the smallest size
+    is repeated. Limit FI-L005.
     """
     drawn = sorted(bench.draw_words("spread words", WORDS, set()))
     asked = [base.vocabulary.resolve(text).id for text in tokens]
@@ -92,7 +95,7 @@ def test_size(audit: AuditSession, base: Checkpoint, bench: Bench, tokens: tuple
         _compare(smallest.loss_at, again.losses, "size", evidence)
 
 
-def _spread(bench: Bench, name: str, ids: list[int]) -> WordGroup:
+def _spread(bench: Experiment, name: str, ids: list[int]) -> WordGroup:
     """The spread of some words, by score and by effect; why not, for effects that cannot be had."""
     by_score = concentration(bench, ids, lenses=("paper", "read", "write"), how=(), nulls=NULLS)
     by_effect: list[Concentration] | str
@@ -112,7 +115,7 @@ def _read() -> Lines:
     return load(RECORDED)
 
 
-def _recorded(audit: AuditSession, evidence: Evidence, name: str, limit: str) -> Lines:
+def _recorded(audit: AuditSession, evidence: EvalRecorder, name: str, limit: str) -> Lines:
     """The recorded lines; for any other than the bundled models a row that says why not, and a skip."""
     if not audit.truth:
         evidence.derived(needs_known_text, name, f"Not measured ({limit})")
@@ -120,7 +123,7 @@ def _recorded(audit: AuditSession, evidence: Evidence, name: str, limit: str) ->
     return _read()
 
 
-def _table_all(lines: Lines, limit: str, evidence: Evidence) -> None:
+def _table_all(lines: Lines, limit: str, evidence: EvalRecorder) -> None:
     """Every table of a limit, made from its lines."""
     for number, (title, asked) in enumerate(TABLES.items()):
         if title.startswith(limit):
@@ -136,7 +139,7 @@ def _repeat(model: Model, steps: int | None) -> Any:
     return train(Shape(model.hidden, model.layers, model.width, model.tied), model.seed, STEPS, until=steps)
 
 
-def _compare(recorded: dict[int, float], again: tuple[float, ...], name: str, evidence: Evidence) -> None:
+def _compare(recorded: dict[int, float], again: tuple[float, ...], name: str, evidence: EvalRecorder) -> None:
     """The recorded losses beside those of now, which must agree."""
     now = np.array(again)
     evidence.derived(again_table, f"{name}-again", "A training that was done again", recorded, now)

@@ -12,19 +12,20 @@ import json
 import pytest
 
 from evals.conftest import Maps
-from flashinterp.audit.baseline import REFERENCE, Run, read_run
-from flashinterp.audit.diff import diff
-from flashinterp.audit.judged import Judged
-from flashinterp.audit.recorded import Recorded
-from flashinterp.audit.recorder import Evidence
-from flashinterp.audit.reference import Reference, make_reference
-from flashinterp.audit.regression_tables import OF_ALL, compared, reference_table, since_table
-from flashinterp.audit.session import AuditSession
-from flashinterp.profiles import Profile
+from flashinterp.evaluation.judgement import Judged
+from flashinterp.evaluation.profiles import Profile
+from flashinterp.provenance.recorded import Recorded
+from flashinterp.runs.compare.baseline import REFERENCE, FinishedRun, read_run
+from flashinterp.runs.compare.diff import diff
+from flashinterp.runs.compare.diff_tables import diff_tables
+from flashinterp.runs.compare.regression_tables import OF_ALL, compared, reference_table, since_table
+from flashinterp.runs.compare.snapshot import Reference, make_reference
+from flashinterp.runs.eval_recorder import EvalRecorder
+from flashinterp.runs.session import AuditSession
 
 
 def test_nothing_is_lost_since_the_baseline(
-    audit: AuditSession, judged: Judged, maps: Maps, profile: Profile, evidence: Evidence
+    audit: AuditSession, judged: Judged, maps: Maps, profile: Profile, evidence: EvalRecorder
 ) -> None:
     """Each claim of the baseline beside what this run found of the same neuron; a loss fails.
 
@@ -50,16 +51,16 @@ def test_nothing_is_lost_since_the_baseline(
     before, after = read_run(audit.options.baseline), this_run(audit, judged, reference)
     found = diff(before, after)
     both = {of_all: compared(before, after, of_all=of_all) for of_all in (False, True)}
-    for table in found.tables:
+    for table in diff_tables(found):
         runs = both[table.name in OF_ALL]
         evidence.derived(since_table, table.name, table.title, table.name, *runs, claims)
     if found.losses:
         pytest.fail(f"since the baseline {found.message}", pytrace=False)
 
 
-def this_run(audit: AuditSession, judged: Judged, reference: Reference) -> Run:
+def this_run(audit: AuditSession, judged: Judged, reference: Reference) -> FinishedRun:
     """The run that is going on, as a finished one would be read."""
     lock = json.loads((audit.folder.path / "claims.lock.json").read_text(encoding="utf-8"))
     # A run is partial for certain only when it has ended, so that this is left out of the comparison.
     results = {**audit.results("running"), "verdicts": [v.record() for v in judged.verdicts]}
-    return Run("this run", results, lock, reference)
+    return FinishedRun("this run", results, lock, reference)

@@ -15,10 +15,16 @@ import numpy as np
 
 from evals.conftest import Maps
 from flashinterp import Checkpoint, NeuronMap, Token
-from flashinterp.audit.catalogue_tables import (
+from flashinterp.decoding.backends.score import SCORE_TOKENS
+from flashinterp.decoding.neuron_map import Found
+from flashinterp.neurons import POLES, NeuronId, Pole
+from flashinterp.runs.eval_recorder import EvalRecorder
+from flashinterp.runs.session import AuditSession
+from flashinterp.studies.vocabulary.word_figures import MARKED, word_layers, word_spikes
+from flashinterp.studies.vocabulary.word_tables import (
     Catalogue,
     Listed,
-    Named,
+    NamedWord,
     best_scores,
     catalogue_table,
     highest,
@@ -26,12 +32,6 @@ from flashinterp.audit.catalogue_tables import (
     word_layers_table,
     words_named,
 )
-from flashinterp.audit.figures_words import MARKED, word_layers, word_spikes
-from flashinterp.audit.recorder import Evidence
-from flashinterp.audit.session import AuditSession
-from flashinterp.neuron import POLES, NeuronId, Pole
-from flashinterp.neuron_map import Found
-from flashinterp.product import SCORE_TOKENS
 from flashinterp.tokens import show
 
 FIGURES = 4  # words that are drawn; all are in the table
@@ -41,7 +41,7 @@ LISTED_WORDS = 5
 
 
 def test_specialised_neurons(
-    audit: AuditSession, base: Checkpoint, maps: Maps, tokens: tuple[str, ...], evidence: Evidence
+    audit: AuditSession, base: Checkpoint, maps: Maps, tokens: tuple[str, ...], evidence: EvalRecorder
 ) -> None:
     """For each word, the neuron that names it most, with its other words.
 
@@ -68,13 +68,13 @@ def test_specialised_neurons(
         _check_plants(audit.truth, maps, base)
 
 
-def _named(paper: NeuronMap, base: Checkpoint, token: Token) -> Named:
+def _named(paper: NeuronMap, base: Checkpoint, token: Token) -> NamedWord:
     """A word's best neurons by exact logits, what the map alone can say, and the words of the best one."""
     found = paper.find(token, CANDIDATES, checkpoint=base)
     best, listed = found[0], _listed(paper, token).best(1)
     words = [str(w.token) for w in paper.words(best.neuron, WORDS, best.pole)]
     unit_score = paper.unit_score(best.neuron, token, best.pole)
-    return Named(str(token), found, listed[0][-1] if listed else 0.0, _bound(paper, token), unit_score, words)
+    return NamedWord(str(token), found, listed[0][-1] if listed else 0.0, _bound(paper, token), unit_score, words)
 
 
 def _listed(paper: NeuronMap, token: Token) -> Listed:
@@ -100,7 +100,7 @@ def _planted(truth: dict[str, Any] | None) -> list[tuple[str, NeuronId, Pole]] |
     return [(p["token"], NeuronId.parse(p["name"]), p["pole"]) for p in truth["plants"]] if truth else None
 
 
-def _draw(paper: NeuronMap, token: Token, evidence: Evidence) -> None:
+def _draw(paper: NeuronMap, token: Token, evidence: EvalRecorder) -> None:
     """Figure 1: the word's score at every neuron of the model."""
     listed = _listed(paper, token)
     labels = {
@@ -111,7 +111,7 @@ def _draw(paper: NeuronMap, token: Token, evidence: Evidence) -> None:
 
 
 def test_where_the_neurons_of_a_word_sit(
-    maps: Maps, base: Checkpoint, tokens: tuple[str, ...], evidence: Evidence
+    maps: Maps, base: Checkpoint, tokens: tuple[str, ...], evidence: EvalRecorder
 ) -> None:
     """In which layers the neurons of each word are: where a sparse autoencoder for the concept may look first.
 
@@ -127,7 +127,7 @@ def test_where_the_neurons_of_a_word_sit(
         evidence.figure(word_layers, "layers", title, words, paper.roster)
 
 
-def test_every_neuron_and_its_words(maps: Maps, evidence: Evidence) -> None:
+def test_every_neuron_and_its_words(maps: Maps, evidence: EvalRecorder) -> None:
     """Each neuron with the words that it names, to look up a word or a neuron.
 
     Implementation: the map of the paper lens, both poles, without special and unused tokens. A model of more than

@@ -11,16 +11,16 @@ import numpy as np
 
 from evals.conftest import Maps
 from flashinterp import Alignment, Checkpoint
-from flashinterp.alignment import alignment_of
-from flashinterp.audit.alignment_tables import alignment_layers_table, most_aligned, most_aligned_table
-from flashinterp.audit.figures import alignment as draw
-from flashinterp.audit.recorder import Evidence
-from flashinterp.neuron import POLES
+from flashinterp.neurons import POLES
+from flashinterp.report.charts.neurons import alignment as draw
+from flashinterp.runs.eval_recorder import EvalRecorder
+from flashinterp.studies.vocabulary.alignment import alignment_of
+from flashinterp.studies.vocabulary.alignment_tables import alignment_layers_table, most_aligned, most_aligned_table
 
 WORDS = 5  # of a shown neuron on each pole
 
 
-def test_alignment_by_layer(base: Checkpoint, maps: Maps, evidence: Evidence) -> None:
+def test_alignment_by_layer(base: Checkpoint, maps: Maps, evidence: EvalRecorder) -> None:
     """The distribution of alignments in each layer, and the most aligned neurons with their words.
 
     Implementation: the logit-lens decode, both poles; skew and excess kurtosis say how long the tail is.

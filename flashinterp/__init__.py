@@ -1,46 +1,109 @@
-"""Read a language model's neurons from its weights, clamp them, and put claims about them to the test."""
+"""Read a language model's neurons from its weights, clamp them, and put claims about them to the test.
+
+The public names are those in `__all__`: after `import flashinterp as fi`, `fi.decode`, `fi.clamp`, `fi.sweep`, ...
+Each is imported when it is first asked for, so that what needs no model loads no torch. All else is internal.
+"""
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # the public names, which stand in flashinterp/api.py
-    from flashinterp.api import *  # noqa: F403
-    from flashinterp.api import __all__
+if TYPE_CHECKING:
+    from flashinterp.decoding.decode import decode as decode
+    from flashinterp.decoding.neuron_map import NeuronMap as NeuronMap
+    from flashinterp.errors import CheckpointError as CheckpointError
+    from flashinterp.errors import ClaimError as ClaimError
+    from flashinterp.errors import ClampError as ClampError
+    from flashinterp.errors import FlashinterpError as FlashinterpError
+    from flashinterp.errors import LayoutError as LayoutError
+    from flashinterp.errors import MapError as MapError
+    from flashinterp.errors import NeuronError as NeuronError
+    from flashinterp.errors import NotComparable as NotComparable
+    from flashinterp.errors import RunError as RunError
+    from flashinterp.errors import TokenError as TokenError
+    from flashinterp.evaluation.prompts import PromptSet as PromptSet
+    from flashinterp.evaluation.prompts import read_prompts as read_prompts
+    from flashinterp.interventions.answer_judges import lexicon_judge as lexicon_judge
+    from flashinterp.interventions.answers import Answers as Answers
+    from flashinterp.interventions.clamp import clamp as clamp
+    from flashinterp.interventions.clamp_export import Exported as Exported
+    from flashinterp.interventions.clamp_export import export_clamped as export_clamped
+    from flashinterp.interventions.clamp_values import ClampLog as ClampLog
+    from flashinterp.interventions.dose_response import Curves as Curves
+    from flashinterp.interventions.dose_response import sweep as sweep
+    from flashinterp.interventions.judge_check import JudgeCheck as JudgeCheck
+    from flashinterp.interventions.judge_check import Labelled as Labelled
+    from flashinterp.interventions.judge_check import check_judge as check_judge
+    from flashinterp.interventions.steer import steer as steer
+    from flashinterp.interventions.steer import steer_each as steer_each
+    from flashinterp.models.checkpoint import Checkpoint as Checkpoint
+    from flashinterp.models.checkpoint import open_checkpoint as open_checkpoint
+    from flashinterp.models.layout_check import probe as probe
+    from flashinterp.neurons import LENSES as LENSES
+    from flashinterp.neurons import Block as Block
+    from flashinterp.neurons import Lens as Lens
+    from flashinterp.neurons import NeuronId as NeuronId
+    from flashinterp.studies.concept_erasure.reverse import Reversal as Reversal
+    from flashinterp.studies.concept_erasure.reverse import reverse as reverse
+    from flashinterp.studies.finetuning.compare import Preservation as Preservation
+    from flashinterp.studies.finetuning.compare import compare as compare
+    from flashinterp.studies.finetuning.gained_words import gained as gained
+    from flashinterp.studies.finetuning.roles import Role as Role
+    from flashinterp.studies.finetuning.roles import RoleRule as RoleRule
+    from flashinterp.studies.finetuning.roles import judge_roles as judge_roles
+    from flashinterp.studies.limitations.known_limits import LIMITS as LIMITS
+    from flashinterp.studies.limitations.known_limits import Limit as Limit
+    from flashinterp.studies.steering.dose_choice import Bounds as Bounds
+    from flashinterp.studies.steering.dose_choice import DoseCurve as DoseCurve
+    from flashinterp.studies.steering.dose_choice import dose_curve as dose_curve
+    from flashinterp.studies.vocabulary.alignment import Alignment as Alignment
+    from flashinterp.studies.vocabulary.alignment import alignment as alignment
+    from flashinterp.studies.word_frequency.concentration import Concentration as Concentration
+    from flashinterp.studies.word_frequency.concentration import concentration as concentration
+    from flashinterp.tokens import Token as Token
+    from flashinterp.tokens import Vocabulary as Vocabulary
 
-_FUNCTIONS = frozenset({"alignment", "clamp", "concentration", "decode", "probe", "reverse", "steer", "sweep"})
-"""The public functions that share their module's name."""
+_PUBLIC = {
+    "decoding.decode": "decode",
+    "decoding.neuron_map": "NeuronMap",
+    "errors": "CheckpointError ClaimError ClampError FlashinterpError LayoutError MapError NeuronError NotComparable "
+    "RunError TokenError",
+    "evaluation.prompts": "PromptSet read_prompts",
+    "interventions.answer_judges": "lexicon_judge",
+    "interventions.answers": "Answers",
+    "interventions.clamp": "clamp",
+    "interventions.clamp_export": "Exported export_clamped",
+    "interventions.clamp_values": "ClampLog",
+    "interventions.dose_response": "Curves sweep",
+    "interventions.judge_check": "JudgeCheck Labelled check_judge",
+    "interventions.steer": "steer steer_each",
+    "models.checkpoint": "Checkpoint open_checkpoint",
+    "models.layout_check": "probe",
+    "neurons": "Block LENSES Lens NeuronId",
+    "studies.concept_erasure.reverse": "Reversal reverse",
+    "studies.finetuning.compare": "Preservation compare",
+    "studies.finetuning.gained_words": "gained",
+    "studies.finetuning.roles": "Role RoleRule judge_roles",
+    "studies.limitations.known_limits": "LIMITS Limit",
+    "studies.steering.dose_choice": "Bounds DoseCurve dose_curve",
+    "studies.vocabulary.alignment": "Alignment alignment",
+    "studies.word_frequency.concentration": "Concentration concentration",
+    "tokens": "Token Vocabulary",
+}
+"""The public names by the module that holds them."""
+_MODULE_OF = {name: f"{__name__}.{module}" for module, names in _PUBLIC.items() for name in names.split()}
+
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    """Give a public name. The first one imports torch and all else, so that ``flashinterp --help`` need not wait."""
-    # A module is asked for by `from flashinterp import gpu`, which then imports it; importing all of them here would
-    # come back to the module that asks.
-    private = name.startswith("_") and name != "__all__"
-    if not private and (name in _FUNCTIONS or find_spec(f"flashinterp.{name}") is None):
-        api = import_module("flashinterp.api")
-        if name == "__all__" or name in api.__all__:
-            return getattr(api, name)
-    raise AttributeError(f"module 'flashinterp' has no attribute {name!r}")
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULE_OF[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted(import_module("flashinterp.api").__all__)
-
-
-class _Package(ModuleType):
-    """The package, in which ``clamp`` is the function.
-
-    The import system binds the module ``flashinterp.clamp`` to that name when something first imports it.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _FUNCTIONS and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+    return list(__all__)

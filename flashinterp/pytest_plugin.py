@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 
 from flashinterp.errors import FlashinterpError
-
-# What drags torch and transformers in is imported where it is used, so that --help and collection stay quick.
+from flashinterp.runs.options import run_options
+from flashinterp.runs.start import begin
 
 _SESSION = pytest.StashKey[Any]()
 _DESELECTED = pytest.StashKey[list[pytest.Item]]()
 _WRITE_ERROR = pytest.StashKey[str]()
-
 MARKERS = (
     "gpu: runs on a CUDA GPU; chosen with -m gpu",
     "slow: takes more than a minute",
@@ -30,29 +29,22 @@ MARKERS = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("flashinterp", "flashinterp: claims about neurons, put to the test")
-    add = group.addoption
-    add("--model", help="the model to audit: a folder with safetensors, or a Hub id (default: bundled models)")
-    add("--tuned", help="its fine-tune, for preservation and steering")
-    add("--claims", metavar="FILE", help="a TOML file of claims; a claim that does not hold fails the run")
-    add("--tokens", metavar="LIST", help='words to find neurons for, comma-separated, as in " dog, California"')
-    add("--out", default="flashinterp-report", metavar="DIR", help="where the run folder goes (default: %(default)s)")
-    add("--baseline", metavar="DIR", help="an earlier run folder; a validated neuron that is lost fails the run")
-    add("--prompts", metavar="FILE", help="your own prompts, in the fields of flashinterp/prompts.json")
-    add("--bundled", default="storybook", choices=["storybook", "decoys"],
-        help="which bundled models to run on without --model (default: %(default)s)")  # fmt: skip
-    add("--seed", type=int, default=0, help="root of every random stream (default: %(default)s)")
-    add("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"], help="of the live model")
-    add("--device", default="auto", help="cpu, cuda, ... (default: cpu, or cuda under -m gpu)")
-    add("--profile", default="standard", choices=["smoke", "standard", "audit"], help="how much is measured")
-    add("--require-gpu", action="store_true", help="a missing GPU is an error, not a skip")
+    for option in run_options():
+        shown = option.help if option.default in (None, (), False) else f"{option.help} Default: {option.default}."
+        if option.kind is bool:
+            group.addoption(option.flag, action="store_true", help=shown)
+        else:
+            default = None if option.read else option.default
+            choices = list(option.choices) or None
+            kind = int if option.kind is int else str
+            group.addoption(
+                option.flag, type=kind, default=default, metavar=option.metavar, choices=choices, help=shown
+            )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
-
-
-# --- which tests run, and on what --------------------------------------------------------------------
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -100,7 +92,10 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
 
 
 def _is_eval(item: pytest.Item) -> bool:
-    return "evidence" in getattr(item, "fixturenames", ())
+    """Whether a test asks for this module's own `evidence`, and not for an argument that happens to be called so."""
+    info: Any = getattr(item, "_fixtureinfo", None)
+    found: Any = info.name2fixturedefs.get("evidence") if info is not None else None
+    return bool(found) and found[-1].func.__module__ == __name__
 
 
 def _left_out(session: pytest.Session) -> int:
@@ -129,7 +124,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if not evals or hasattr(session.config, "workerinput"):
         return
     try:
-        audit = _begin(session.config)
+        audit = begin(session.config)
     except FlashinterpError as error:
         raise pytest.UsageError(str(error)) from None
     session.config.stash[_SESSION] = audit
@@ -139,7 +134,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         _document(audit, item)
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
-        from flashinterp.audit.terminal import header
+        from flashinterp.runs.terminal import header
 
         params = [getattr(getattr(i, "callspec", None), "params", {}) for i in evals]
         reporter.write_line(header(audit, {str(p["device"]) for p in params if "device" in p}))
@@ -180,84 +175,6 @@ def _eval_name(item: pytest.Item) -> str:
     return Path(str(item.path)).stem.removeprefix("test_")
 
 
-def _begin(config: pytest.Config) -> Any:
-    from transformers.utils import logging
-
-    from flashinterp.audit.baseline import check_subject, read_run
-    from flashinterp.audit.folder import RunFolder
-    from flashinterp.audit.session import AuditSession, Options
-    from flashinterp.checkpoint import open_checkpoint
-    from flashinterp.claims import load_claims
-
-    logging.disable_progress_bar()
-    o = config.option
-    options = Options(
-        model=o.model,
-        tuned=o.tuned,
-        claims=o.claims,
-        tokens=_words(o.tokens),
-        out=str(o.out),
-        baseline=o.baseline,
-        seed=o.seed,
-        dtype=o.dtype,
-        device=o.device,
-        profile=o.profile,
-        require_gpu=o.require_gpu,
-        prompts=o.prompts,
-        bundled=None if o.model else o.bundled,
-    )
-    if options.tuned and not options.model:
-        raise pytest.UsageError("--tuned needs --model: name the base model that it was tuned from")
-    if options.baseline and Path(options.baseline).resolve() == Path(options.out).resolve():
-        raise pytest.UsageError(
-            "--baseline and --out are the same folder, and a run replaces what is in it: choose another with --out"
-        )
-    bundle = None if options.model else _bundle(o.bundled)
-    base = open_checkpoint(bundle.model if bundle else options.model)
-    tuned_at = bundle.tuned if bundle else options.tuned
-    tuned = open_checkpoint(tuned_at) if tuned_at else None
-    prompts = _prompts(options.prompts or (bundle and bundle.prompts))
-    for checkpoint in (base, tuned):
-        if checkpoint is not None:
-            _ = checkpoint.vocabulary  # a missing tokenizer shows now
-    if options.claims:
-        load_claims(options.claims)
-    if options.baseline:
-        check_subject(read_run(options.baseline), base)
-    for word in options.tokens:
-        base.vocabulary.resolve(word)
-    audit = AuditSession(
-        options, RunFolder.create(options.out), base, tuned, bundle is not None, bundle and bundle.truth, prompts
-    )
-    audit.begin()
-    return audit
-
-
-def _words(tokens: str | None) -> tuple[str, ...]:
-    """Split ``" dog, California"``; the space that belongs to a word is found when it is resolved."""
-    return tuple(f" {w.strip()}" for w in (tokens or "").split(",") if w.strip())
-
-
-def _bundle(name: str) -> Any:
-    """The bundled models of a name, and the truth about them."""
-    try:
-        from fixtures.bundles import BUNDLES
-    except ImportError as error:
-        raise pytest.UsageError("the bundled models are in the project's checkout only: name a --model") from error
-    return BUNDLES[name]()
-
-
-def _prompts(file: Any) -> Any:
-    from flashinterp.prompts import check_split, read_prompts, shipped
-
-    prompts = read_prompts(file) if file else shipped()
-    check_split(prompts)
-    return prompts
-
-
-# --- what the evals use -------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="session")
 def audit(pytestconfig: pytest.Config) -> Any:
     """The run's session: its options, models and folder."""
@@ -269,15 +186,12 @@ def audit(pytestconfig: pytest.Config) -> Any:
 @pytest.fixture
 def evidence(request: pytest.FixtureRequest, audit: Any) -> Iterator[Any]:
     """The recorder of one eval."""
-    from flashinterp.audit.recorder import Evidence
+    from flashinterp.runs.eval_recorder import EvalRecorder
 
-    record = Evidence(audit, _eval_name(request.node))
+    record = EvalRecorder(audit, _eval_name(request.node))
     yield record
     if record.recorded == 0 and getattr(request.node, "_flashinterp_passed", False):
         pytest.fail("this eval recorded no evidence: a pass without evidence is no pass", pytrace=False)
-
-
-# --- outcomes -----------------------------------------------------------------------------------------
 
 
 @pytest.hookimpl(wrapper=True)
@@ -346,7 +260,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     audit = config.stash.get(_SESSION, None)
     if audit is None:
         return
-    from flashinterp.audit.terminal import closing, title
+    from flashinterp.runs.terminal import closing, title
 
     terminalreporter.section(title(audit))
     for line in closing(audit, config.stash.get(_WRITE_ERROR, "the run did not finish")):

@@ -12,13 +12,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
 
 Floats = NDArray[np.float64]
-
 LEAST_RESAMPLED = 3
 """Fewer values than this are no sample to draw from: a bootstrap of two has three outcomes."""
-
 _ROUNDING = 1e-9  # relative; a float64 sum of a few thousand terms is good to about 1e-13
 
 
@@ -33,6 +30,8 @@ class Interval:
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval | None:
     """A share with its Wilson interval, which is not degenerate at 0 or 1; None for n = 0."""
+    from scipy import stats
+
     if n == 0:
         return None
     ci = stats.binomtest(successes, n).proportion_ci(level, method="wilson")
@@ -43,6 +42,8 @@ def bootstrap_mean(
     values: ArrayLike, rng: np.random.Generator, *, level: float = 0.95, resamples: int = 2000
 ) -> Interval:
     """The mean over prompts with its BCa bootstrap interval; no interval for fewer than 3 or for equal values."""
+    from scipy import stats
+
     x = np.asarray(values, dtype=np.float64)
     mean = float(x.mean())
     if len(x) < LEAST_RESAMPLED or np.ptp(x) == 0:
@@ -62,6 +63,8 @@ def page_trend(data: ArrayLike, direction: Literal["+", "-"]) -> float | None:
 
     None where every prompt's curve is flat, which is no evidence either way.
     """
+    from scipy import stats
+
     x = np.asarray(data, dtype=np.float64)
     if direction == "-":
         x = x[:, ::-1]
@@ -73,6 +76,8 @@ def page_trend(data: ArrayLike, direction: Literal["+", "-"]) -> float | None:
 
 def isotonic_violation(curve: ArrayLike, direction: Literal["+", "-"]) -> float:
     """The largest distance of a curve [doses] from its best monotone fit, in the curve's own unit."""
+    from scipy import optimize
+
     y = np.asarray(curve, dtype=np.float64)
     fit = optimize.isotonic_regression(y, increasing=direction == "+").x
     return float(np.abs(y - fit).max())
@@ -91,6 +96,8 @@ def rank_p(target: float, controls: ArrayLike, *, slack: float = 0.0) -> float |
 
 def false_discovery(ps: Sequence[float | None]) -> list[float | None]:
     """Benjamini-Hochberg q of each p over the family of those that exist; None stays None."""
+    from scipy import stats
+
     known = [p for p in ps if p is not None]
     if not known:
         return [None] * len(ps)
@@ -100,6 +107,8 @@ def false_discovery(ps: Sequence[float | None]) -> list[float | None]:
 
 def mann_whitney_p(present: ArrayLike, absent: ArrayLike) -> float:
     """One-sided p that values with the concept tend to exceed those without it."""
+    from scipy import stats
+
     return float(stats.mannwhitneyu(np.ravel(present), np.ravel(absent), alternative="greater").pvalue)
 
 
@@ -176,6 +185,8 @@ def equivalence(differences: ArrayLike, margin: float, *, alpha: float = 0.05, s
         alpha: the level of each test.
         slack: what the measurement cannot tell apart; it widens the interval on both sides.
     """
+    from scipy import stats
+
     x = np.asarray(differences, dtype=np.float64)
     mean = float(x.mean())
     if len(x) < LEAST_RESAMPLED:
@@ -190,6 +201,8 @@ def equivalence(differences: ArrayLike, margin: float, *, alpha: float = 0.05, s
 
 def lower_bound(values: ArrayLike, *, alpha: float = 0.05) -> float | None:
     """The lower end of Student's one-sided interval of a mean; None for fewer than 3 values."""
+    from scipy import stats
+
     x = np.asarray(values, dtype=np.float64)
     if len(x) < LEAST_RESAMPLED:
         return None

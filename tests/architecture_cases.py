@@ -9,8 +9,8 @@ from typing import Any
 from transformers import AutoConfig
 
 from fixtures.architectures import ARCHITECTURES
-from flashinterp.checkpoint import Checkpoint, open_checkpoint
-from flashinterp.families import Family, family_of
+from flashinterp.models.architectures import Family, family_of
+from flashinterp.models.checkpoint import Checkpoint, open_checkpoint
 
 # One of each: the other kind of head changes nothing but the head.
 DISTINCT = [name for name in ARCHITECTURES if not name.endswith(("-tied", "-untied"))]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flashinterp.neuron import Block
+from flashinterp.neurons import Block
 
 IDS = torch.tensor([[7, 21, 3, 50, 12, 600, 44, 9], [9, 330, 1, 60, 5, 17, 222, 8]])
 """The batch in which `Written` counts rows and positions."""

@@ -16,7 +16,7 @@ from hypothesis import settings
 from fixtures.architectures import build
 from fixtures.build import built
 from fixtures.build import truth as read_truth
-from flashinterp.checkpoint import Checkpoint, open_checkpoint
+from flashinterp.models.checkpoint import Checkpoint, open_checkpoint
 from tests.architecture_cases import Case
 
 settings.register_profile("ci", derandomize=True, deadline=None)

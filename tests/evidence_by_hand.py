@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from flashinterp.claims import Claim
-from flashinterp.evidence import Evidence
-from flashinterp.neuron import NeuronId
+from flashinterp.evaluation.claims import Claim
+from flashinterp.evaluation.evidence import Evidence
+from flashinterp.neurons import NeuronId
 
 CLAIM = Claim("dog", " dog", NeuronId(1, 17), "+", "paper", None, "file")
 PROMPTS, DOSES, CONTROLS, CONTEXTS, WORDS, UNRELATED, TEXTS = 6, 5, 199, 4, 8, 20, 4

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from flashinterp.checkpoint import Checkpoint, open_checkpoint
-from flashinterp.neuron import Block
-from flashinterp.neuron_map import NeuronMap
-from flashinterp.roster import Roster
+from flashinterp.decoding.neuron_map import NeuronMap
+from flashinterp.models.checkpoint import Checkpoint, open_checkpoint
+from flashinterp.neuron_index import NeuronIndex
+from flashinterp.neurons import Block
 from flashinterp.tokens import Vocabulary
 
 UP = "model.layers.{}.mlp.up_proj.weight"
@@ -191,7 +191,7 @@ def map_by_hand(
         bottom_logsumexp=lse,
         bottom_log_mean_top=lse - np.float32(np.log(k)),
         norms=np.ones(n, dtype=np.float32),
-        roster=Roster(tuple(Block(layer) for layer in layers), (n // len(layers),) * len(layers)),
+        roster=NeuronIndex(tuple(Block(layer) for layer in layers), (n // len(layers),) * len(layers)),
         vocabulary=word_vocabulary(vocab, excluded),
         meta={"model": "by hand", "lens": "paper", "weights": {}, "head_of": None, **meta},
     )

@@ -15,9 +15,10 @@ from transformers.distributed import DistributedConfig
 
 from fixtures.architectures import ARCHITECTURES, PADDED, make
 from flashinterp import NeuronId, Token, sweep
-from flashinterp.capture import capture
-from flashinterp.clamp import RowClamp, clamp_rows
-from flashinterp.layout import Layout
+from flashinterp.interventions.clamp import clamp_rows
+from flashinterp.interventions.clamp_values import RowClamp
+from flashinterp.models.activations import capture
+from flashinterp.models.layout_reader import layout_of
 from tests.by_hand import IDS, Numbers, off
 
 PROMPT = " ".join(map(str, IDS[0].tolist()))
@@ -26,7 +27,7 @@ PROMPT = " ".join(map(str, IDS[0].tolist()))
 @torch.no_grad()
 def compare(model: Any, whole: Any) -> None:
     """The same logits, counts, curves and activations, with a neuron of each process's part in each block."""
-    layout = Layout.of(whole)
+    layout = layout_of(whole)
     blocks = layout.roster.blocks
     neurons = [NeuronId(b.layer, n, b.expert) for b in blocks for n in (3, layout.roster.width(b) - 3)]
     for site in layout.sites:

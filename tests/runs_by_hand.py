@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from flashinterp.audit.baseline import REFERENCE, Run
-from flashinterp.audit.folder import RunFolder
-from flashinterp.audit.reference import WORDS, Reference, Words
-from flashinterp.audit.session import AuditSession, Options
-from flashinterp.checkpoint import Checkpoint
-from flashinterp.neuron import Block
-from flashinterp.roster import Roster
+from flashinterp.models.checkpoint import Checkpoint
+from flashinterp.neuron_index import NeuronIndex
+from flashinterp.neurons import Block
+from flashinterp.runs.compare.baseline import REFERENCE, FinishedRun
+from flashinterp.runs.compare.snapshot import WORDS, Reference, Words
+from flashinterp.runs.folder.run_folder import RunFolder
+from flashinterp.runs.options import Options
+from flashinterp.runs.session import AuditSession
 
 SURFACES = (" a", " b", " c", " d", " e", " f", " g", " dog", " cat", "\u202e")
 NEURONS = 6  # of two layers
@@ -66,7 +67,7 @@ def reference(
     **more: Any,
 ) -> Reference:
     """Of six neurons, L0N0 to L1N2, with these best words; each claim's neuron has its label."""
-    roster = Roster((Block(0), Block(1)), (3, 3))
+    roster = NeuronIndex((Block(0), Block(1)), (3, 3))
     places = [roster.index(v["neuron"]) for v in verdicts]
     token = [SURFACES.index(v["token"]) if isinstance(v["token"], str) else v["token"] for v in verdicts]
     given = [np.asarray(e, dtype=float) for e in effects] or [CLEAN for _ in verdicts]
@@ -105,10 +106,10 @@ LOCK = {"prompts": "pp", "rule": {"alpha": 0.05}}
 
 def run(
     *verdicts: dict[str, Any], name: str = "a", said: Reference | None = None, without: bool = False, **results: Any
-) -> Run:
+) -> FinishedRun:
     """A run with these verdicts; with the reference that goes with them, another one, or without any."""
     content = {**copy.deepcopy(RESULTS), "verdicts": list(verdicts), **results}
-    return Run(name, content, copy.deepcopy(LOCK), None if without else said or reference(verdicts), "00")
+    return FinishedRun(name, content, copy.deepcopy(LOCK), None if without else said or reference(verdicts), "00")
 
 
 def finish(folder: Path, checkpoint: Checkpoint, *verdicts: dict[str, Any]) -> Path:

@@ -12,8 +12,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from fixtures.build import VOCAB
-from flashinterp.checkpoint import Checkpoint
 from flashinterp.errors import TokenError
+from flashinterp.models.checkpoint import Checkpoint
 from flashinterp.tokens import Token, Vocabulary, show
 
 SPECIALS = ("<unk>", "<s>", "</s>")

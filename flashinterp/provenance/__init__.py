@@ -1,1 +1,1 @@
-"""Where a run's tables and figures come from: lasting ids of functions and of records."""
+"""Measured values and what is derived from them: stable ids, packed into `raw/`, computed again by `verify`."""

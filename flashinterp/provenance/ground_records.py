@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from flashinterp.neuron import Block, NeuronId
+from flashinterp.neuron_index import NeuronIndex
+from flashinterp.neurons import Block, NeuronId
 from flashinterp.provenance.registry import register_record
-from flashinterp.roster import Roster
 from flashinterp.stats import Interval
 from flashinterp.tokens import Token
 
 register_record(Block, "neurons.block", 1)
+
+
 register_record(NeuronId, "neurons.neuron_id", 1)
-register_record(Roster, "neurons.neuron_index", 1)
+
+
+register_record(NeuronIndex, "neurons.neuron_index", 1)
+
+
 register_record(Interval, "stats.interval", 1)
+
+
 register_record(Token, "tokens.token", 1)

@@ -22,9 +22,7 @@ AREAS = frozenset(
     "limitations neurons runs stats steering tokens vocabulary word_frequency".split()
 )
 """The first words of this package's own ids. All others are free for functions and records of a user's own."""
-
 _ID = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+/[1-9][0-9]*")
-
 Function = TypeVar("Function", bound=Callable[..., Any])
 Class = TypeVar("Class", bound=type)
 

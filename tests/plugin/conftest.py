@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from flashinterp.audit import baseline, session
-from flashinterp.checkpoint import Checkpoint
+from flashinterp.models.checkpoint import Checkpoint
+from flashinterp.runs import session
+from flashinterp.runs.compare import baseline
 from tests.plugin.dummies import CONFTEST, Evals
 
 

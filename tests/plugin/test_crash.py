@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flashinterp.audit.baseline import read_run
-from flashinterp.audit.schema import INCOMPLETE, status_of
 from flashinterp.errors import RunError
+from flashinterp.runs.compare.baseline import read_run
+from flashinterp.runs.folder.results_schema import INCOMPLETE, status_of
 from tests.plugin.dummies import PASSES, Evals, Run
 
 pytest_plugins = ["pytester"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flashinterp.audit import session
+from flashinterp.runs import session
 from tests.plugin.dummies import BOTH_DEVICES, PASSES, Evals
 
 pytest_plugins = ["pytester"]

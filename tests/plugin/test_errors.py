@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from flashinterp.audit import session
 from flashinterp.errors import RunError
+from flashinterp.runs.folder import run_folder
 from tests.plugin.dummies import FAILS, PASSES, Evals
 
 pytest_plugins = ["pytester"]
@@ -55,14 +55,14 @@ def test_an_error_of_the_library_keeps_its_traceback_in_other_tests(evals: Evals
 
 
 def test_a_full_disk_at_the_end_leaves_the_events(evals: Evals, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = session.RunFolder._write
+    write = run_folder.RunFolder._write
 
     def full(self: Any, name: str, *args: Any) -> Path:
         if name == "results.json":
             raise RunError(f"cannot write {name}: No space left on device; free the space")
         return write(self, name, *args)
 
-    monkeypatch.setattr(session.RunFolder, "_write", full)
+    monkeypatch.setattr(run_folder.RunFolder, "_write", full)
     run = evals(PASSES)
     assert run.result.ret == pytest.ExitCode.INTERNAL_ERROR
     run.result.stdout.fnmatch_lines(["NO REPORT: cannot write results.json: No space left on device; free the space"])
@@ -73,14 +73,14 @@ def test_a_full_disk_at_the_end_leaves_the_events(evals: Evals, monkeypatch: pyt
 
 
 def test_a_full_disk_on_the_way_stops_the_run_in_one_line(evals: Evals, monkeypatch: pytest.MonkeyPatch) -> None:
-    append = session.RunFolder.append_event
+    append = run_folder.RunFolder.append_event
 
     def full(self: Any, event: dict[str, Any]) -> None:
         if event["event"] in ("failed", "end"):
             raise RunError("cannot write events.jsonl: No space left on device; free the space")
         append(self, event)
 
-    monkeypatch.setattr(session.RunFolder, "append_event", full)
+    monkeypatch.setattr(run_folder.RunFolder, "append_event", full)
     run = evals(PASSES + FAILS + "def test_third(seen): pass")
     assert run.result.ret == pytest.ExitCode.INTERNAL_ERROR
     assert "INTERNALERROR" not in run.text

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from flashinterp import checkpoint
-from flashinterp.checkpoint import Checkpoint, open_checkpoint
+from flashinterp.models import checkpoint
+from flashinterp.models.checkpoint import Checkpoint, open_checkpoint
 from tests.helpers import edited_copy
 from tests.plugin.dummies import PASSES, Evals
 from tests.runs_by_hand import entry, finish
@@ -49,7 +49,7 @@ def make_killed(planted: Path, folder: Path) -> None:
 
 
 def make_prompts(folder: Path, **changes: Any) -> None:
-    shipped = resources.files("flashinterp").joinpath("prompts.json").read_text(encoding="utf-8")
+    shipped = resources.files("flashinterp.evaluation").joinpath("prompts.json").read_text(encoding="utf-8")
     (folder / "prompts.json").write_text(json.dumps({**json.loads(shipped), **changes}))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flashinterp.audit import session
+from flashinterp.runs import session
 from tests.plugin.dummies import FAILS, PASSES, STOPS, Evals
 
 pytest_plugins = ["pytester"]

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from flashinterp.audit import _stored_ids
-from flashinterp.audit.makers import import_all
-from flashinterp.audit.packing import field_names
+from flashinterp.provenance.packing import field_names
 from flashinterp.provenance.registry import AREAS, derivations, records
+from flashinterp.runs.verify import stored_ids
+from flashinterp.runs.verify.known_derivations import import_all
 
 PINNED = Path(__file__).with_name("ids.json")
 HOW = (
@@ -44,7 +44,7 @@ def test_an_id_keeps_its_parameters_and_its_fields(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["derivations", "records"])
 def test_every_name_of_old_folders_stands_for_something(kind: str) -> None:
-    names = _stored_ids._names()[kind]
+    names = stored_ids._names()[kind]
     assert len(names) == len(set(names.values())) == {"derivations": 83, "records": 53}[kind]
     assert set(names.values()) <= now()[kind].keys()
 

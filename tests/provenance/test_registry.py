@@ -146,9 +146,9 @@ def test_a_record_is_a_frozen_dataclass_or_a_named_tuple() -> None:
     ],
 )
 def test_an_unknown_id_is_refused_by_name(key: str, foreign: bool, told: str) -> None:
-    import flashinterp.audit.preservation_tables
+    import flashinterp.studies.finetuning.label_tables
 
-    assert flashinterp.audit.preservation_tables
+    assert flashinterp.studies.finetuning.label_tables
     with pytest.raises(UnknownId, match=told) as caught:
         derivation_of(key)
     assert caught.value.foreign is foreign
@@ -164,6 +164,6 @@ def test_it_imports_nothing_but_the_errors() -> None:
 
 def test_a_module_that_is_run_as_a_command_keeps_its_ids() -> None:
     """Its classes are then of ``__main__``."""
-    command = [sys.executable, "-m", "flashinterp.concentration", "--help"]
+    command = [sys.executable, "-m", "flashinterp.studies.word_frequency.concentration", "--help"]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,1 @@
+"""Small shared helpers: text, JSON, arrays on disk, whole-file writes, hooks, progress."""

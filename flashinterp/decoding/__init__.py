@@ -1,0 +1,1 @@
+"""From weights to a `NeuronMap`: which tokens each neuron names."""

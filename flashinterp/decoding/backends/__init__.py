@@ -1,0 +1,1 @@
+"""The ways to compute a decode: plain torch, CPU bfloat16, CUDA, Triton kernels."""

@@ -1,0 +1,1 @@
+"""From a claim to its verdict: claims, prompts, controls, measurements, the rule."""

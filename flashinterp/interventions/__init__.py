@@ -1,0 +1,1 @@
+"""Changing a running model: clamps, dose response, steering, attribution, export."""

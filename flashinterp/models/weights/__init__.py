@@ -1,0 +1,1 @@
+"""Where tensors come from: safetensors folders, live models, quantised formats."""

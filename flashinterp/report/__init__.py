@@ -1,0 +1,1 @@
+"""Tables, charts, Markdown and HTML: plain data in, text out."""

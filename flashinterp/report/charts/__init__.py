@@ -1,0 +1,1 @@
+"""The figures that several studies draw, as SVG with their points."""

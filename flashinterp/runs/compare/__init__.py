@@ -1,0 +1,1 @@
+"""Compares a run with an earlier one: which neurons kept, moved or lost their words."""

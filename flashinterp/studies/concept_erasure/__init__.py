@@ -1,0 +1,1 @@
+"""Can a concept be taken out by reversing rows (TARS)?"""

@@ -1,0 +1,1 @@
+"""Which neurons keep their words and their roles through fine-tuning?"""

@@ -1,0 +1,1 @@
+"""Is the instrument itself right: the decode, the clamp, the measured numbers?"""

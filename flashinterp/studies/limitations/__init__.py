@@ -1,0 +1,1 @@
+"""Where the method stops: shared neurons, twins, names of several tokens, doses."""

@@ -1,0 +1,1 @@
+"""Does a clamped model talk of its concept, at which dose, and at what cost?"""

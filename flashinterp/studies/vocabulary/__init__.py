@@ -1,0 +1,1 @@
+"""Which words neurons name, and how strongly they write single tokens."""

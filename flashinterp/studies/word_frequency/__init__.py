@@ -1,0 +1,1 @@
+"""What gives a word a neuron of its own: frequency, capacity or size?"""
