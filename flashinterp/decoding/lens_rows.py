@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flashinterp.decoding.backends.choice import PIECE, Way, decode_rows
+from flashinterp.decoding.backends.choice import PIECE, decode_rows
 from flashinterp.decoding.backends.top_tokens import Pole, Scratch
-from flashinterp.errors import CheckpointError, NeuronError
+from flashinterp.decoding.plan import DecodePlan
+from flashinterp.errors import CheckpointError
 from flashinterp.models.checkpoint import Checkpoint
 from flashinterp.models.norms import Norm, cap
-from flashinterp.neuron_index import span
 from flashinterp.neurons import Block, Lens, get_lens
 
 
@@ -90,35 +90,26 @@ class LayerDecode:
 
 
 def decode_layers(
-    checkpoint: Checkpoint,
-    lens: Lens,
-    layers: Sequence[int],
-    *,
-    top_k: int,
-    device: str,
-    dtype: torch.dtype,
-    way: Way,
-    head_of: Checkpoint | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    plan: DecodePlan, layers: Sequence[int], *, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[LayerDecode]:
     """Decode layer after layer, reading the next block meanwhile; progress is called with (layers done, in all).
 
     The rows of two blocks (a dense layer is one, an expert is one) and the head are in memory at a time, whatever the
     size of the model.
     """
+    checkpoint, lens, dtype, device = plan.source, plan.lens, plan.dtype, plan.device
     blocks = checkpoint.layout.roster.of_layers(layers).blocks
     if not blocks:
         return
-    from_head = head_of or checkpoint
-    head, softcap = from_head.head(), from_head.layout.softcap
+    head, softcap = plan.head_from.head(), plan.head_from.layout.softcap
     # Weights as they are, where they are multiplied exactly and much faster than in float32.
-    as_stored = not lens.residual and way.name != "plain" and head.dtype in (torch.float16, torch.bfloat16)
+    as_stored = not lens.residual and plan.way.name != "plain" and head.dtype in (torch.float16, torch.bfloat16)
     head = head.to(device) if as_stored else head.to(device, dtype)
 
     def read(block: Block) -> Tensor:
         if as_stored and (rows := stored_rows(checkpoint, lens, block)).dtype == head.dtype:
             return rows
-        return lens_rows(checkpoint, lens, block, head_of=head_of, dtype=dtype)
+        return lens_rows(checkpoint, lens, block, head_of=plan.head_of, dtype=dtype)
 
     parts: list[LayerDecode] = []
     scratch = Scratch()
@@ -130,7 +121,12 @@ def decode_layers(
                 coming = pool.submit(read, blocks[at])
             same = rows.dtype == head.dtype  # else a block that is stored otherwise than the head
             poles = decode_rows(
-                rows, head.to(rows.dtype), top_k=top_k, softcap=softcap, way=way if same else None, scratch=scratch
+                rows,
+                head.to(rows.dtype),
+                top_k=plan.top_k,
+                softcap=softcap,
+                way=plan.way if same else None,
+                scratch=scratch,
             )
             parts.append(LayerDecode(block.layer, poles[0], poles[1], _norms(rows)))
             if at == len(blocks) or blocks[at].layer != block.layer:
@@ -155,20 +151,3 @@ def token_logits(
     wanted = checkpoint.layout.roster.blocks if blocks is None else blocks
     z = torch.cat([lens_rows(checkpoint, lens, block) @ head.T for block in wanted])
     return cap(z, checkpoint.layout.softcap).numpy()
-
-
-def check_layers(checkpoint: Checkpoint, layers: Sequence[int] | None) -> tuple[int, ...]:
-    """All layers for None; else the given ones, ascending and in range.
-
-    Raises:
-        NeuronError: a layer is out of range, or none is given.
-    """
-    there = checkpoint.layout.roster.layers
-    if layers is None:
-        return there
-    chosen = tuple(sorted(set(layers)))
-    out = [n for n in chosen if n not in there]
-    if out or not chosen:
-        told = f"layer {out[0]} is out of range" if out else "no layer was named"
-        raise NeuronError(f"{told}: this model has layers {span(there)}; choose some of these")
-    return chosen

@@ -65,6 +65,21 @@ class Claim:
         """The direction that is tested: as stated, else the pole's."""
         return self.direction or self.pole or "+"
 
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in ``claims.lock.json`` and in the judgements of ``results.json``, with the driven direction."""
+        return {**asdict(self), "neuron": str(self.neuron) if self.neuron else None, "drive": self.drive}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Claim:
+        """The claim of an entry that `as_json` gave.
+
+        Raises:
+            TypeError: a field is missing, or is none of a claim's.
+            NeuronError: the neuron's name is not one.
+        """
+        values = {key: value for key, value in entry.items() if key not in ("neuron", "drive")}
+        return cls(**values, neuron=NeuronId.parse(entry["neuron"]) if entry["neuron"] else None)
+
 
 def load_claims(path: str | Path) -> tuple[Claim, ...]:
     """Read a claim file.
@@ -176,7 +191,7 @@ def check_design(n_claims: int, sizes: Mapping[str, int], alpha: float) -> None:
 def lock(claims: Sequence[Claim], **design: Any) -> dict[str, Any]:
     """The claims and the design, with the sha256 of their canonical text: what was fixed before measuring."""
     content = {
-        "claims": [{**asdict(c), "neuron": str(c.neuron) if c.neuron else None, "drive": c.drive} for c in claims],
+        "claims": [claim.as_json() for claim in claims],
         **design,
     }
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)

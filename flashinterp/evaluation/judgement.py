@@ -12,7 +12,6 @@ from flashinterp.errors import RunError
 from flashinterp.evaluation.claims import Claim, lock
 from flashinterp.evaluation.evidence import Evidence
 from flashinterp.evaluation.verdict import Rule, Verdict, judge
-from flashinterp.neurons import NeuronId
 
 Arrays = dict[str, NDArray[Any]]
 Raw = Callable[[str], Arrays]
@@ -63,16 +62,9 @@ def keep_verdicts(
     )
 
 
-def claim_of(entry: Mapping[str, Any]) -> Claim:
-    """The claim of an entry that `flashinterp.evaluation.claims.lock` wrote."""
-    values = {key: value for key, value in entry.items() if key != "drive"}
-    neuron = values.pop("neuron")
-    return Claim(**values, neuron=NeuronId.parse(neuron) if neuron else None)
-
-
 def judged_again(entry: Mapping[str, Any], raw: Raw) -> Judged:
     """Judge the claims of a record again, from their raw evidence."""
-    claims = tuple(claim_of(c) for c in entry["claims"])
+    claims = tuple(Claim.from_json(c) for c in entry["claims"])
     found = tuple(read_evidence(e, raw, Evidence.from_arrays) for e in entry["evidence"])
     return Judged(claims, found, tuple(judge(claims, found, rule=Rule(**entry["rule"]), seed=entry["seed"])))
 

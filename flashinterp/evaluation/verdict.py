@@ -95,20 +95,15 @@ class Verdict:
 
     def record(self) -> dict[str, Any]:
         """The entry of ``results.json``."""
+        about = self.claim.as_json()
         figures = {
             "writes": asdict(self.writes) if self.writes else None,
             "reads": asdict(self.reads) if self.reads else None,
             "explained": self.explained,
         }
         return {
-            "id": self.claim.id,
-            "token": self.claim.token,
-            "neuron": str(self.claim.neuron) if self.claim.neuron else None,
-            "lens": self.claim.lens,
-            "pole": self.claim.pole,
-            "direction": self.claim.drive,
-            "source": self.claim.source,
-            "expect": self.claim.expect,
+            **{key: about[key] for key in ("id", "token", "neuron", "lens", "pole", "source", "expect")},
+            "direction": about["drive"],
             "verdict": self.verdict,
             "reason": self.reason + (f" (not met: {self.lacking})" if self.lacking else ""),
             "figures": figures,

@@ -12,7 +12,7 @@ import pytest
 
 from flashinterp import NeuronMap, alignment, compare, decode
 from flashinterp.cli import main
-from flashinterp.decoding import decode as scan_module
+from flashinterp.decoding import decode as decode_module
 from flashinterp.models.checkpoint import Checkpoint
 
 Run = Callable[..., dict[str, Any]]
@@ -111,8 +111,8 @@ def test_neuron_shows_both_poles(run: Run, saved: Path) -> None:
 
 def test_neuron_of_a_model_decodes_its_layer_only(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layers: list[Any] = []
-    original = scan_module.decode
-    monkeypatch.setattr(scan_module, "decode", lambda *a, **k: layers.append(k["layers"]) or original(*a, **k))  # type: ignore[func-returns-value]
+    original = decode_module.decode
+    monkeypatch.setattr(decode_module, "decode", lambda *a, **k: layers.append(k["layers"]) or original(*a, **k))  # type: ignore[func-returns-value]
     assert run("neuron", model, "L1N17", "--pole", "+", "-n", 1)["words"][0]["token"] == " dog"
     assert layers == [[1]]
 

@@ -15,8 +15,8 @@ from flashinterp.decoding.backends import cpu_bfloat16, cuda
 from flashinterp.decoding.backends.choice import Way, choose_way, decode_rows
 from flashinterp.decoding.backends.top_tokens import Proof
 from flashinterp.decoding.decode import decode
-from flashinterp.decoding.lens_rows import check_layers, lens_rows, token_logits
-from flashinterp.errors import CheckpointError, NeuronError
+from flashinterp.decoding.lens_rows import lens_rows, token_logits
+from flashinterp.errors import CheckpointError
 from flashinterp.models.checkpoint import open_checkpoint
 from flashinterp.neurons import LENSES, Lens
 from tests.helpers import edited_copy, log_mean_top, log_sum_exp, small_checkpoint
@@ -196,19 +196,3 @@ def test_the_head_of_another_model_brings_its_final_norm(planted: Any, tmp_path:
 def test_a_lens_may_be_given_as_itself(planted: Any) -> None:
     own = Lens("own", "gate", residual=False, side="read")
     assert torch.equal(lens_rows(planted, own, 0), planted.rows("gate", 0))
-
-
-# --- layers -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("wanted", "want"), [(None, (0, 1, 2, 3)), ([2], (2,)), ([3, 0, 3], (0, 3)), (range(2), (0, 1))]
-)
-def test_layers_come_ascending_and_once(wanted: Any, want: tuple[int, ...], planted: Any) -> None:
-    assert check_layers(planted, wanted) == want
-
-
-@pytest.mark.parametrize(("wanted", "told"), [([4], "layer 4"), ([0, -1], "layer -1"), ([], "no layer")])
-def test_layers_that_are_not_there_are_refused_with_the_range(wanted: list[int], told: str, planted: Any) -> None:
-    with pytest.raises(NeuronError, match=f"{told}.*layers 0 to 3"):
-        check_layers(planted, wanted)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from flashinterp.errors import RunError
-from flashinterp.evaluation.claims import lock
-from flashinterp.evaluation.judgement import claim_of, keep_verdicts
+from flashinterp.evaluation.claims import Claim, lock
+from flashinterp.evaluation.judgement import keep_verdicts
 from flashinterp.evaluation.verdict import Rule, judge
 from flashinterp.provenance.recorded import Recorded
 from flashinterp.runs.verify.judgements import judge_again
@@ -35,7 +35,7 @@ def test_ids_that_differ_in_signs_only_have_files_of_their_own() -> None:
 
 
 def test_claims_come_back_as_they_were() -> None:
-    assert tuple(map(claim_of, lock(CLAIMS)["claims"])) == CLAIMS
+    assert tuple(map(Claim.from_json, lock(CLAIMS)["claims"])) == CLAIMS
 
 
 def test_verdicts_roles_and_studies_are_reached_again() -> None:

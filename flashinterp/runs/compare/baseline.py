@@ -13,7 +13,7 @@ import numpy as np
 
 from flashinterp.errors import NotComparable, RunError
 from flashinterp.evaluation.claims import Claim
-from flashinterp.neurons import LENSES, NeuronId
+from flashinterp.neurons import LENSES
 from flashinterp.provenance.registry import record
 from flashinterp.runs.compare.snapshot import Reference
 from flashinterp.runs.folder.results_schema import RESULTS, read_json, read_results
@@ -169,14 +169,6 @@ def _claim(run: FinishedRun, verdict: dict[str, Any]) -> Claim:
             f"the baseline's claim {verdict['id']!r} is of the lens {verdict['lens']!r}, which this release has not: "
             "give a baseline that was run with this release"
         )
-    return Claim(
-        id=verdict["id"],
-        token=verdict["token"],
-        neuron=NeuronId.parse(verdict["neuron"]),
-        pole=verdict["pole"],
-        lens=verdict["lens"],
-        direction=verdict["direction"],
-        source="discovered",
-        expect=verdict["verdict"],
-        note=f"a claim of the baseline {run.name}",
-    )
+    about = {key: verdict[key] for key in ("id", "token", "neuron", "pole", "lens", "direction")}
+    note = f"a claim of the baseline {run.name}"
+    return Claim.from_json({**about, "source": "discovered", "expect": verdict["verdict"], "note": note})

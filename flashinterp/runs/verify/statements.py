@@ -11,8 +11,9 @@ from typing import Any
 from flashinterp._util.differences import difference
 from flashinterp._util.json_text import canonical_json
 from flashinterp.errors import RunError
+from flashinterp.evaluation.claims import Claim
 from flashinterp.evaluation.claims import lock as lock_of
-from flashinterp.evaluation.judgement import CLAIMS, claim_of
+from flashinterp.evaluation.judgement import CLAIMS
 from flashinterp.evaluation.verdict import Rule
 from flashinterp.runs.folder.rendered_files import encoded
 from flashinterp.runs.folder.results_schema import RESULTS, read_json, read_results
@@ -44,7 +45,7 @@ def check_claims(run: RunUnderCheck) -> str:
         raise RunError(f"{LOCK} is not in the form that a run writes: it was edited")
     digest = lock["sha256"]
     design = {key: value for key, value in lock.items() if key not in ("claims", "sha256")}
-    own = lock_of([claim_of(entry) for entry in lock["claims"]], **design)["sha256"]
+    own = lock_of([Claim.from_json(entry) for entry in lock["claims"]], **design)["sha256"]
     for who, known in ((LOCK, own), (RESULTS, run.results["claims_sha256"])):
         if known != digest:
             raise RunError(f"{LOCK} says that its content has sha256 {digest[:16]}…, by {who} it is {str(known)[:16]}…")

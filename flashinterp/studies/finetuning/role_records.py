@@ -66,10 +66,9 @@ def keep_roles(
 
 def role_record(role: Role) -> dict[str, Any]:
     """A role as results.json holds it."""
+    about = role.claim.as_json()
     return {
-        "id": role.claim.id,
-        "token": role.claim.token,
-        "neuron": str(role.claim.neuron) if role.claim.neuron else None,
+        **{key: about[key] for key in ("id", "token", "neuron")},
         "role": role.role,
         "reason": role.reason,
         "label_kept": role.label_kept,

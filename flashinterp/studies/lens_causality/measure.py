@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flashinterp.decoding.backends.choice import choose_way
 from flashinterp.decoding.lens_rows import decode_layers, lens_rows
+from flashinterp.decoding.plan import make_plan
 from flashinterp.errors import FlashinterpError
 from flashinterp.evaluation.experiment import Experiment
 from flashinterp.evaluation.natural_range import HIGH, LEAST_ROUTED, LOW, leading_specials
@@ -278,12 +278,8 @@ class _LiveMeans:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, lens: Lens) -> _LiveMeans:
-        layout, device, ranked_in = checkpoint.layout, str(checkpoint.model.device), torch.float32
-        d, vocab, softcap = layout.d_model, layout.vocab_size, layout.softcap
-        way = choose_way(device, ranked_in, ranked_in, d=d, vocab=vocab, top_k=1, softcap=softcap)
-        decoded = decode_layers(
-            checkpoint, lens, layout.roster.layers, top_k=1, device=device, dtype=ranked_in, way=way
-        )
+        plan = make_plan(checkpoint, lens=lens, top_k=1, device=str(checkpoint.model.device), dtype="float32")
+        decoded = decode_layers(plan, plan.layers)
         means = [(layer.plus.log_mean_top, layer.minus.log_mean_top) for layer in decoded]
         plus, minus = (torch.cat(side).cpu().numpy() for side in zip(*means, strict=True))
         return cls(plus, minus)
