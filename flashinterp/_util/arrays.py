@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from flashinterp._util.files import replacing
 from flashinterp.errors import MapError
 
 Arrays = dict[str, NDArray[Any]]
@@ -33,13 +32,8 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: dict[
         MapError: the place cannot be written.
     """
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as work:
-            temporary = Path(work) / path.name
-            temporary.touch()
-            mode = temporary.stat().st_mode  # what the umask allows; save_file makes its files private
-            save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, temporary, metadata=metadata)
-            os.chmod(temporary, mode)
-            os.replace(temporary, path)
+        with replacing(path) as scratch:
+            save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, scratch, metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise MapError(f"{path} cannot be written ({error}): choose a place with room") from error
 

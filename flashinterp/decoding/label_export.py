@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from flashinterp._util.files import replacing
 from flashinterp.decoding.neuron_map import NeuronMap
 from flashinterp.errors import MapError
 from flashinterp.neurons import POLES, Block, Pole
@@ -149,10 +148,8 @@ def write_labels(
     target, kind = Path(path), check_format(path)
     parts = _counted(labels(neurons, n, poles), len(neurons) * len(poles), progress)
     try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as work:
-            file = Path(work) / target.name
-            _WRITERS[kind](file, parts, neurons)
-            os.replace(file, target)
+        with replacing(target) as scratch:
+            _WRITERS[kind](scratch, parts, neurons)
     except OSError as error:
         raise MapError(f"{target} cannot be written ({error}): choose a place with room") from error
     return len(neurons) * len(poles)

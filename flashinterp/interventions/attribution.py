@@ -7,7 +7,7 @@ to be compared with. It is exact to first order in what the neuron writes, and b
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,20 +140,16 @@ def _log_odds(logits: Tensor, tokens: Sequence[int]) -> Tensor:
 def _leaves(model: Any, layout: Layout) -> Iterator[dict[_Port, Tensor]]:
     """Add a zero that wants a gradient to what each port gives, in the pass that is run meanwhile."""
     leaves: dict[_Port, Tensor] = {}
-    handles: list[Any] = []
+    with ExitStack() as hooks:
 
-    def hang(port: _Port, path: str) -> None:
-        def add(module: Any, args: Any, out: Tensor) -> Tensor:
-            leaves[port] = torch.zeros_like(out, requires_grad=True)
-            return out + leaves[port]
+        def hang(port: _Port, path: str) -> None:
+            def add(module: Any, args: Any, out: Tensor) -> Tensor:
+                leaves[port] = torch.zeros_like(out, requires_grad=True)
+                return out + leaves[port]
 
-        handles.append(module_at(model, path, layout.model_type).register_forward_hook(add))
+            hooks.enter_context(module_at(model, path, layout.model_type).register_forward_hook(add))
 
-    try:
         for port in dict.fromkeys(map(_Port.of, layout.roster.blocks)):
             at_experts = layout.experts_module(port.layer) if port.routed else layout.tap("post", port.layer).module
             hang(port, at_experts)
         yield leaves
-    finally:
-        for handle in handles:
-            handle.remove()

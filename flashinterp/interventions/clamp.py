@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from flashinterp.errors import ClampError
@@ -90,21 +90,16 @@ def clamp_rows(
     log = ClampLog(calls=dict.fromkeys(by_layer, 0), written=dict.fromkeys(by_layer, 0))
     experts = experts or ExpertRows(model)
     hooks: list[ClampHook] = []
-    handles: list[Any] = []
-    try:
+    with ExitStack() as hung:
         for layer, wanted in by_layer.items():
             place = ClampPlace(model, layout, layer, site, PassShape(), log)
             whole = module_at(model, layout.layer(layer), layout.model_type)
-            handles.append(whole.register_forward_pre_hook(place.shape, with_kwargs=True))
+            hung.enter_context(whole.register_forward_pre_hook(place.shape, with_kwargs=True))
             for hook in hooks_for(place, wanted, positions, experts):
                 hooks.append(hook)
-                handles.append(hook.register())
+                hung.callback(hook.close)
+                hung.enter_context(hook.register())
         yield log
-    finally:
-        for handle in handles:
-            handle.remove()
-        for hook in hooks:
-            hook.close()
     # Reached only when the body did not raise: an error of its own is the one to show.
     _check_fired(hooks, log, site, positions, unrouted)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -67,15 +67,11 @@ def edited_rows(model: Any, edits: Sequence[RowEdit]) -> Iterator[None]:
             raise ClampError(f"{edit.place} is in an expert, whose rows are not edited: choose one of a dense MLP")
         by_module[layout.tap(edit.place.kind, edit.place.neuron.layer).module].append(edit)
     calls = dict.fromkeys(by_module, 0)
-    handles: list[Any] = []
-    try:
+    with ExitStack() as hooks:
         for path, own in by_module.items():
             hook = _hook(model, layout, own, path, calls)
-            handles.append(module_at(model, path, layout.model_type).register_forward_hook(hook))
+            hooks.enter_context(module_at(model, path, layout.model_type).register_forward_hook(hook))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
     silent = [path for path, count in calls.items() if not count]
     if silent:
         raise ClampError(f"the edited rows of {silent[0]} were never used: add a forward pass inside the context")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -174,41 +174,34 @@ def _of_expert(seen: _Routed, vectors: Vectors, block: Block, layout: Layout) ->
 def _recorder(model: Any, layout: Layout, blocks: Sequence[Block]) -> Iterator[_Seen]:
     """Keep what passes: u and g of dense blocks, and what the experts of a layer got."""
     seen = _Seen({}, {})
-    handles: list[Any] = []
-    experts: list[Any] = []
+    with ExitStack() as hooks:
 
-    def keep_dense(block: Block, site: Site, shape: PassShape) -> None:
-        tap = layout.tap(site, block.layer)
-        module = module_at(model, tap.module, layout.model_type)
+        def keep_dense(block: Block, site: Site, shape: PassShape) -> None:
+            tap = layout.tap(site, block.layer)
+            module = module_at(model, tap.module, layout.model_type)
 
-        def keep(_: Any, args: Any, out: Tensor) -> None:
-            values = Held.of(out, tap, module).gather(shape.unflatten(out))
-            # A copy: the model may go on to write into its own tensor.
-            seen.dense[block, site] = values.to("cpu", torch.float32, copy=True).contiguous().numpy()
+            def keep(_: Any, args: Any, out: Tensor) -> None:
+                values = Held.of(out, tap, module).gather(shape.unflatten(out))
+                # A copy: the model may go on to write into its own tensor.
+                seen.dense[block, site] = values.to("cpu", torch.float32, copy=True).contiguous().numpy()
 
-        handles.append(module.register_forward_hook(keep))
+            hooks.enter_context(module.register_forward_hook(keep))
 
-    def keep_routed(layer: int, shape: PassShape) -> None:
-        def keep(module: Any, args: tuple[Any, ...], out: Tensor) -> None:
-            seen.routed[layer] = _Inputs(Routing.of(module, args, shape, out.device), written_in(module, args))
+        def keep_routed(layer: int, shape: PassShape) -> None:
+            def keep(module: Any, args: tuple[Any, ...], out: Tensor) -> None:
+                seen.routed[layer] = _Inputs(Routing.of(module, args, shape, out.device), written_in(module, args))
 
-        module = module_at(model, layout.experts_module(layer), layout.model_type)
-        experts.append(module)
-        handles.append(module.register_forward_hook(keep))
+            module = module_at(model, layout.experts_module(layer), layout.model_type)
+            hooks.callback(forget, module)
+            hooks.enter_context(module.register_forward_hook(keep))
 
-    try:
         for layer in sorted({block.layer for block in blocks}):
             shape = PassShape()
             whole = module_at(model, layout.layer(layer), layout.model_type)
-            handles.append(whole.register_forward_pre_hook(shape, with_kwargs=True))
+            hooks.enter_context(whole.register_forward_pre_hook(shape, with_kwargs=True))
             if Block(layer) in blocks:
                 for site in (site for site in layout.sites if site != "post"):
                     keep_dense(Block(layer), site, shape)
             if any(block.layer == layer and block.expert is not None for block in blocks):
                 keep_routed(layer, shape)
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module in experts:
-            forget(module)

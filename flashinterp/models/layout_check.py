@@ -8,7 +8,7 @@ leaves a soft-cap out or takes another head than the model's is refused here, be
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -165,18 +165,19 @@ def _tree(module: Any, path: str) -> str:
 def _joints(model: Any, layout: Layout) -> Iterator[Joints]:
     """Record, in float32 and as [T, d], the tensors that flow between the parts of each layer."""
     seen: Joints = {}
-    handles: list[Any] = []
+    with ExitStack() as hooks:
 
-    def at(path: str | None, *, into: str = "", out: str = "", also: tuple[str, ...] = ()) -> None:
-        if path is None:
-            return
-        module = module_at(model, path, layout.model_type)
-        if into:
-            handles.append(module.register_forward_pre_hook(_keep_inputs(seen, (into, *also)), with_kwargs=True))
-        if out:
-            handles.append(module.register_forward_hook(_keep_output(seen, out)))
+        def at(path: str | None, *, into: str = "", out: str = "", also: tuple[str, ...] = ()) -> None:
+            if path is None:
+                return
+            module = module_at(model, path, layout.model_type)
+            if into:
+                hooks.enter_context(
+                    module.register_forward_pre_hook(_keep_inputs(seen, (into, *also)), with_kwargs=True)
+                )
+            if out:
+                hooks.enter_context(module.register_forward_hook(_keep_output(seen, out)))
 
-    try:
         for n in range(layout.n_layers):
             family = layout.family
             at(layout.layer(n), into=f"layer_in.{n}", out=f"layer_out.{n}")
@@ -197,9 +198,6 @@ def _joints(model: Any, layout: Layout) -> Iterator[Joints]:
         if layout.norm("final") is None:
             at(last, out="final_in")
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _keep_inputs(seen: Joints, names: tuple[str, ...]) -> Callable[..., None]:

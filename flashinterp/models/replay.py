@@ -7,7 +7,7 @@ and more rows. So every hook fires as in a whole pass, and nothing of the model 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,7 +122,6 @@ def _recorder(model: Any, layers: Sequence[int]) -> Iterator[_Calls]:
     """Record the layers' calls in the pass that is run meanwhile, from the first of the given layers on."""
     layout = layout_of(model)
     calls = _Calls(model, layout)
-    handles: list[Any] = []
 
     def record(layer: int) -> Callable[..., None]:
         def keep(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -134,11 +133,8 @@ def _recorder(model: Any, layers: Sequence[int]) -> Iterator[_Calls]:
 
         return keep
 
-    try:
+    with ExitStack() as hooks:
         for layer in range(layers[0], layout.n_layers):
             module = module_at(model, layout.layer(layer), layout.model_type)
-            handles.append(module.register_forward_pre_hook(record(layer), with_kwargs=True))
+            hooks.enter_context(module.register_forward_pre_hook(record(layer), with_kwargs=True))
         yield calls
-    finally:
-        for handle in handles:
-            handle.remove()

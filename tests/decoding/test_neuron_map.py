@@ -337,7 +337,7 @@ def test_any_text_survives_the_file(text: str, tmp_path: Path) -> None:
     assert loaded.vocabulary.prefix_space
 
 
-@pytest.mark.parametrize("place", ["os.replace", "save_file"])
+@pytest.mark.parametrize("place", ["files.os.replace", "arrays.save_file"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), SafetensorError("disk"), KeyboardInterrupt()])
 @pytest.mark.parametrize("existed", [True, False])
 def test_a_save_that_fails_leaves_the_old_file_whole_and_nothing_else(
@@ -349,11 +349,11 @@ def test_a_save_that_fails_leaves_the_old_file_whole_and_nothing_else(
     before = path.read_bytes() if existed else None
 
     def fail(*args: Any, **kwargs: Any) -> None:
-        if place == "save_file":
+        if place == "arrays.save_file":
             Path(args[1]).write_bytes(b"half of")
         raise error
 
-    monkeypatch.setattr(f"flashinterp._util.arrays.{place}", fail)
+    monkeypatch.setattr(f"flashinterp._util.{place}", fail)
     with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else MapError) as caught:
         map_by_hand([[1, 0]]).save(path)
     monkeypatch.undo()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flashinterp._util.files import sha256_of
 from flashinterp._util.json_text import canonical_json
 from flashinterp.evaluation.claims import Claim, lock
 from flashinterp.evaluation.evidence import Evidence
@@ -28,7 +29,7 @@ from flashinterp.neurons import NeuronId
 from flashinterp.provenance.recorded import Recorded
 from flashinterp.report.charts.neurons import spikes
 from flashinterp.report.table import Table
-from flashinterp.runs.folder.run_folder import MANIFEST, RunFolder, sha256_of
+from flashinterp.runs.folder.run_folder import MANIFEST, RunFolder
 from flashinterp.runs.options import Options
 from flashinterp.runs.session import AuditSession
 from flashinterp.studies.finetuning.role_tables import role_table, roles_why_table

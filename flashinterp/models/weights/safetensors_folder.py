@@ -5,7 +5,6 @@ Weights are data: safetensors only, no pickle, and a file name out of an index n
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from flashinterp._util.files import sha256_of
 from flashinterp.errors import CheckpointError, first_line
 
 _INDEX = "model.safetensors.index.json"
@@ -84,7 +84,7 @@ class SafetensorsFolder:
         files = sorted({*self.shard_of.values(), *_IDENTITY_FILES})
         paths = [path for name in files if (path := self.folder / name).is_file()]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves Python's lock, so shards go side by side
-            return {path.name: digest for path, digest in zip(paths, pool.map(_sha256, paths), strict=True)}
+            return {path.name: digest for path, digest in zip(paths, pool.map(sha256_of, paths), strict=True)}
 
     def dtype(self, name: str) -> torch.dtype:
         return self.tensor(name).dtype  # mapped into memory, not read
@@ -118,8 +118,3 @@ def _open(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({first_line(error)}): fetch it again"
         ) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from flashinterp._util.files import sha256_of
 from flashinterp.errors import NotComparable, RunError
 from flashinterp.evaluation.claims import Claim
 from flashinterp.neurons import LENSES
@@ -72,9 +72,7 @@ def read_run(folder: str | Path) -> FinishedRun:
             f"{path} holds no verdicts, so nothing could be lost: give the folder of a run in which the claims were "
             "tested"
         )
-    return FinishedRun(
-        str(folder), results, _lock(folder), _reference(folder), hashlib.sha256(path.read_bytes()).hexdigest()
-    )
+    return FinishedRun(str(folder), results, _lock(folder), _reference(folder), sha256_of(path))
 
 
 def _lock(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from flashinterp._util.files import sha256_of
+
 PACKAGE = Path(__file__).parents[2]
 """The folder of the package's code."""
 PACKAGES = (
@@ -131,6 +133,6 @@ def _digests(files: Iterable[Path]) -> dict[str, str | None]:
 
 def _sha256(file: Path) -> str | None:
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        return sha256_of(file)
     except OSError:
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flashinterp._util.files import replacing, sha256_of
 from flashinterp._util.json_text import canonical_json, plain
 from flashinterp._util.text import check_name, clip, safe_text
 from flashinterp.errors import RunError, first_line
@@ -174,27 +174,11 @@ class RunFolder:
     def _write(self, name: str, data: bytes, subfolder: str = "") -> Path:
         folder = self.path / subfolder
         target = folder / check_name(name)
-        # Not `tempfile`: only their owner can read its files, and a run is there to be shared.
-        scratch = folder / f".{name}.{os.getpid()}.tmp"
         with _disk(target):
             folder.mkdir(exist_ok=True)
-            try:
-                with open(scratch, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(scratch, target)
-            finally:
-                # Whatever went wrong is the news, not that its half-written file is stuck too.
-                with contextlib.suppress(OSError):
-                    scratch.unlink(missing_ok=True)
+            with replacing(target) as scratch:
+                scratch.write_bytes(data)
         return target
-
-
-def sha256_of(file: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_arrays(file: Path) -> dict[str, npt.NDArray[Any]]:

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flashinterp._util.files import sha256_of
 from flashinterp._util.json_text import canonical_json
 from flashinterp._util.text import check_name, clip
 from flashinterp.errors import RunError
 from flashinterp.runs.folder.rendered_files import encoded
 from flashinterp.runs.folder.results_schema import INCOMPLETE, RESULTS, read_json
-from flashinterp.runs.folder.run_folder import EVENTS, MANIFEST, SUBFOLDERS, TOP_FILES, sha256_of
+from flashinterp.runs.folder.run_folder import EVENTS, MANIFEST, SUBFOLDERS, TOP_FILES
 from flashinterp.runs.verify.run import NotChecked, RunUnderCheck
 
 SHA256 = re.compile("[0-9a-f]{64}")

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flashinterp._util.files import sha256_of
 from flashinterp.errors import RunError
 from flashinterp.runs.folder.results_schema import RESULTS, SCHEMA_VERSION, read_results
-from flashinterp.runs.folder.run_folder import MANIFEST, sha256_of
+from flashinterp.runs.folder.run_folder import MANIFEST
 from flashinterp.runs.verify.statements import LOCK
 from flashinterp.runs.verify.verify import Verification, verify
 

@@ -168,14 +168,11 @@ def last_states(model: Any, sequences: Sequence[Tensor]) -> Tensor:
         seen.append(hidden[:, -1].float())
 
     states: list[Tensor | None] = [None] * len(sequences)
-    handle = last.register_forward_hook(keep)
-    try:
+    with last.register_forward_hook(keep):
         for places, ids in by_length(sequences):
             model(ids, use_cache=False, logits_to_keep=1)
             for place, state in zip(places, seen.pop(), strict=True):
                 states[place] = state
-    finally:
-        handle.remove()
     return torch.stack([state for state in states if state is not None])
 
 

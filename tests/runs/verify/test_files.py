@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from flashinterp._util.files import sha256_of
 from flashinterp.runs.folder.rendered_files import rendered
-from flashinterp.runs.folder.run_folder import MANIFEST, RunFolder, sha256_of
+from flashinterp.runs.folder.run_folder import MANIFEST, RunFolder
 from flashinterp.runs.verify.verify import verify
 from tests.runs.finished_run import edit_json, list_anew
 from tests.runs.verify.told import drawn, first

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from flashinterp._util.files import sha256_of
 from flashinterp.errors import RunError
 from flashinterp.models.checkpoint import Checkpoint
-from flashinterp.runs.folder.run_folder import MANIFEST, sha256_of
+from flashinterp.runs.folder.run_folder import MANIFEST
 from flashinterp.runs.verify.in_toto import statement
 from tests.runs.finished_run import begun, copied, finished
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from flashinterp._util.files import sha256_of
 from flashinterp.errors import RunError
-from flashinterp.runs.folder.run_folder import MANIFEST, sha256_of
+from flashinterp.runs.folder.run_folder import MANIFEST
 from flashinterp.runs.verify.verify import verify
 from tests.helpers import assert_one_line_with_next_step
 from tests.runs.finished_run import list_anew, state_of
