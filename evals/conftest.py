@@ -3,43 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from flashinterp import Checkpoint, FlashinterpError, NeuronMap, decode, open_checkpoint, probe
-from flashinterp.evaluation.claim_resolution import resolve_claim
-from flashinterp.evaluation.claims import Claim, check_design, load_claims, lock
+from flashinterp import Checkpoint, open_checkpoint, probe
+from flashinterp.decoding.lens_maps import DecodedMaps
+from flashinterp.decoding.neuron_map import LensMaps
+from flashinterp.evaluation.claim_family import (
+    check_family,
+    complete_claims,
+    discovered_claims,
+    lock_family,
+    planted_claims,
+)
+from flashinterp.evaluation.claims import Claim, load_claims
 from flashinterp.evaluation.experiment import Experiment
 from flashinterp.evaluation.judgement import Judged
-from flashinterp.evaluation.measure import measure
+from flashinterp.evaluation.measure import judge_on
 from flashinterp.evaluation.profiles import PROFILES, Profile
 from flashinterp.evaluation.prompts import PromptSet
-from flashinterp.evaluation.verdict import Rule, judge
-from flashinterp.neurons import NeuronId
+from flashinterp.evaluation.verdict import Rule
+from flashinterp.evaluation.word_choice import well_named
 from flashinterp.runs.compare.baseline import again, read_run
 from flashinterp.runs.session import AuditSession
 
-MOST_CLAIMS = 8  # discovered on a model that nobody made claims about
-
 RULE = Rule()
-
-
-@dataclass
-class Maps:
-    """The maps of one model, each lens decoded when it is first asked for."""
-
-    checkpoint: Checkpoint
-    device: str
-    head_of: Checkpoint | None = None
-    _made: dict[str, NeuronMap] = field(default_factory=dict)
-
-    def __getitem__(self, lens: str) -> NeuronMap:
-        if lens not in self._made:
-            self._made[lens] = decode(self.checkpoint, lens=lens, device=self.device, head_of=self.head_of)
-        return self._made[lens]
 
 
 @pytest.fixture(scope="session")
@@ -60,54 +51,32 @@ def base(audit: AuditSession) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def maps(audit: AuditSession, device: str) -> Maps:
+def maps(audit: AuditSession, device: str) -> LensMaps:
     """The model's maps, by lens."""
-    return Maps(audit.base, device)
+    return DecodedMaps(audit.base, device)
 
 
 @pytest.fixture(scope="session")
-def tuned_maps(audit: AuditSession, device: str) -> Maps | None:
+def tuned_maps(audit: AuditSession, device: str) -> LensMaps | None:
     """The fine-tune's maps, by lens; None without one."""
-    return Maps(audit.tuned, device) if audit.tuned else None
+    return DecodedMaps(audit.tuned, device) if audit.tuned else None
 
 
 @pytest.fixture(scope="session")
-def tokens(audit: AuditSession, base: Checkpoint, maps: Maps) -> tuple[str, ...]:
+def tokens(audit: AuditSession, base: Checkpoint, maps: LensMaps) -> tuple[str, ...]:
     """The words to find neurons for: those asked for, those planted, or those that this model names best."""
     if audit.options.tokens:
         return tuple(base.vocabulary.resolve(t).text for t in audit.options.tokens)
     if audit.truth:
         return tuple(dict.fromkeys(plant["token"] for plant in audit.truth["plants"]))
-    return _well_named(base, maps["paper"], audit.prompts)
-
-
-def _well_named(base: Checkpoint, paper: NeuronMap, prompts: PromptSet) -> tuple[str, ...]:
-    """Up to eight words: the prompt set's concepts that are tokens here, then others, each by the score of its neuron.
-
-    Chosen by weights alone, so nothing that is measured later has chosen it.
-    """
-    vocabulary = base.vocabulary
-    concepts = []
-    for word in prompts.concepts:
-        try:
-            concepts.append(vocabulary.resolve(word).id)
-        except FlashinterpError:
-            continue  # not one token in this vocabulary
-    others = [int(i) for i in set(paper.top_tokens("+")) & set(vocabulary.words()) - set(concepts)]
-
-    def best(token_id: int) -> float:
-        found = paper.find(token_id, 1)
-        return found[0].score if found else 0.0
-
-    ranked = sorted(concepts, key=lambda i: (-best(i), i)) + sorted(others, key=lambda i: (-best(i), i))
-    return tuple(vocabulary.surfaces[i] for i in ranked[:MOST_CLAIMS])
+    return well_named(maps["paper"], audit.prompts)
 
 
 @pytest.fixture(scope="session")
 def claims(
     audit: AuditSession,
     base: Checkpoint,
-    maps: Maps,
+    maps: LensMaps,
     tokens: tuple[str, ...],
     profile: Profile,
     prompts: PromptSet,
@@ -117,31 +86,17 @@ def claims(
     if audit.options.claims:
         written = load_claims(audit.options.claims)
     elif audit.truth:
-        written = tuple(
-            Claim(p["id"], p["token"], NeuronId.parse(p["name"]), p["pole"], p["lens"], None, "fixture", p["verdict"])
-            for p in audit.truth["plants"]
-        )
+        written = planted_claims(audit.truth["plants"])
     elif audit.options.baseline and not audit.options.tokens:
         written = ()  # those of the baseline, below
     else:
-        written = tuple(Claim(t.strip(), t, None, None, "paper", None, "discovered") for t in tokens)
-    family = tuple(resolve_claim(c, maps, base) for c in written)
+        written = discovered_claims(tokens)
+    family = complete_claims(written, maps, base)
     if audit.options.baseline:
         family += again(read_run(audit.options.baseline), family)
-    peers = min((base.layout.roster.width(c.neuron.block) - 1 for c in family if c.neuron), default=0)
-    sizes = {name: getattr(profile, name) for name in ("prompts", "doses", "contexts", "absent")}
-    check_design(len(family), {"controls": min(profile.controls, peers), **sizes}, RULE.alpha)
-    audit.lock_claims(
-        lock(
-            family,
-            rule=vars(RULE),
-            profile=vars(profile),
-            prompts=prompts.digest,
-            seed=audit.options.seed,
-            model=base.digests,
-            device=device,
-        )
-    )
+    check_family(family, base.layout.roster, profile, RULE)
+    design: dict[str, Any] = {"rule": RULE, "profile": profile, "prompts": prompts.digest, "seed": audit.options.seed}
+    audit.lock_claims(lock_family(family, **design, model=base.digests, device=device))
     return family
 
 
@@ -199,15 +154,9 @@ def blank(audit: AuditSession) -> Checkpoint:
 @pytest.fixture(scope="session")
 def judged(audit: AuditSession, bench: Experiment, claims: tuple[Claim, ...]) -> Judged:
     """The claims measured on the model and judged, once for all evals."""
-    found = judge_on(bench, claims)
+    found = judge_on(bench, claims, RULE)
     audit.add_judgement("claims", found.verdicts, found.evidence, rule=RULE, seed=bench.seed)
     return found
-
-
-def judge_on(bench: Experiment, claims: tuple[Claim, ...]) -> Judged:
-    """Measure and judge a family of claims on one model."""
-    evidence = measure(bench, claims)
-    return Judged(claims, tuple(evidence), tuple(judge(claims, evidence, rule=RULE, seed=bench.seed)))
 
 
 @pytest.fixture(scope="session")
@@ -217,6 +166,6 @@ def judged_tuned(
     """The same claims, neuron for neuron, on the fine-tune."""
     if audit.tuned is None:
         return None
-    found = judge_on(replace(bench, model=session_tuned_model, checkpoint=audit.tuned), claims)
+    found = judge_on(replace(bench, model=session_tuned_model, checkpoint=audit.tuned), claims, RULE)
     audit.add_judgement("claims-tuned", found.verdicts, found.evidence, rule=RULE, seed=bench.seed)
     return found

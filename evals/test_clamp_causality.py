@@ -13,12 +13,14 @@ from dataclasses import replace
 
 import pytest
 
-from evals.conftest import RULE, Maps, judge_on
-from flashinterp.evaluation.claim_resolution import resolve_claim
+from evals.conftest import RULE
+from flashinterp.decoding.lens_maps import DecodedMaps
+from flashinterp.evaluation.claim_family import not_held, same_words_elsewhere
 from flashinterp.evaluation.claims import Claim
 from flashinterp.evaluation.experiment import Experiment
 from flashinterp.evaluation.figures import natural_doses, stress_doses
 from flashinterp.evaluation.judgement import Judged
+from flashinterp.evaluation.measure import judge_on
 from flashinterp.evaluation.tables import (
     direction_table,
     reading_table,
@@ -67,15 +69,9 @@ def test_claims(audit: AuditSession, judged: Judged, bench: Experiment, evidence
 
 def _check_file_claims(verdicts: tuple[Verdict, ...]) -> None:
     """Of each claim in a file, one candidate at least comes out as claimed."""
-    groups: dict[str, list[Verdict]] = {}
-    for verdict in verdicts:
-        if verdict.claim.source == "file":
-            groups.setdefault(verdict.claim.group, []).append(verdict)
-    failed = [g for g in groups.values() if all(v.verdict != v.claim.expect for v in g)]
+    failed = not_held(verdicts)
     assert not failed, "claims that do not hold: " + "; ".join(
-        f"{v.claim.id} ({v.claim.neuron}) claimed {v.claim.expect}, is {v.verdict}: {v.reason}"
-        for g in failed
-        for v in g
+        f"{v.claim.id} ({v.claim.neuron}) claimed {v.claim.expect}, is {v.verdict}: {v.reason}" for v in failed
     )
 
 
@@ -93,11 +89,8 @@ def test_nothing_is_found_where_nothing_is_planted(
     Implementation: a model of the same shape that was never trained is decoded and audited in the same way, its
     specialised neurons taken as claims. Runs on the bundled models only: for any other model it has nothing to compare.
     """
-    maps = Maps(blank, device)
-    words = dict.fromkeys((c.token, c.lens) for c in claims)
-    open_claims = [Claim(f"{str(t).strip()}-{lens}", t, None, None, lens, None, "discovered") for t, lens in words]
-    family = tuple(resolve_claim(claim, maps, blank) for claim in open_claims)
-    judged = judge_on(replace(bench, model=blank.load_model(device=device), checkpoint=blank), family)
+    family = same_words_elsewhere(claims, DecodedMaps(blank, device), blank)
+    judged = judge_on(replace(bench, model=blank.load_model(device=device), checkpoint=blank), family, RULE)
     audit.add_judgement("unplanted", judged.verdicts, judged.evidence, rule=RULE, seed=bench.seed)
     evidence.derived(
         verdict_table,

@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 
-from evals.conftest import Maps
 from flashinterp import Answers, steer
-from flashinterp.decoding.neuron_map import NeuronMap
+from flashinterp.decoding.neuron_map import LensMaps, NeuronMap
 from flashinterp.evaluation.claims import Claim
 from flashinterp.evaluation.evidence import Evidence as Measured
 from flashinterp.evaluation.experiment import Experiment
@@ -98,7 +97,9 @@ class Steering:
 
 
 @pytest.fixture(scope="module")
-def steering(audit: AuditSession, bench: Experiment, judged: Judged, session_tuned_model: Any, maps: Maps) -> Steering:
+def steering(
+    audit: AuditSession, bench: Experiment, judged: Judged, session_tuned_model: Any, maps: LensMaps
+) -> Steering:
     """The concepts with their dose curves, measured once for all tests of this eval."""
     if audit.tuned is not None:
         bench = replace(bench, model=session_tuned_model, checkpoint=audit.tuned)

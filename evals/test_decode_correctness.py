@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evals.conftest import Maps
 from flashinterp import Checkpoint
 from flashinterp.decoding.backends.choice import decode_rows
 from flashinterp.decoding.lens_rows import Pole
+from flashinterp.decoding.neuron_map import LensMaps
 from flashinterp.evaluation.profiles import Profile
 from flashinterp.neurons import Block, Lens
 from flashinterp.runs.eval_recorder import EvalRecorder
@@ -121,7 +121,7 @@ def _compare(pole: Pole, exact: Tensor, naive: float) -> Comparison:
     return Comparison(ids.numel(), int(differ.sum()), error, naive)
 
 
-def test_every_lens_on_the_model(base: Checkpoint, maps: Maps, evidence: EvalRecorder) -> None:
+def test_every_lens_on_the_model(base: Checkpoint, maps: LensMaps, evidence: EvalRecorder) -> None:
     """On the audited model's own weights, each lens gives what its formula gives in float64.
 
     Implementation: for a sample of neurons of every layer (of up to 64 experts), the formula of each lens (METHOD 2)
@@ -143,7 +143,7 @@ def test_every_lens_on_the_model(base: Checkpoint, maps: Maps, evidence: EvalRec
 
 
 def _lens_compared(
-    base: Checkpoint, maps: Maps, lens: Lens, block: Block, head: Tensor, rng: np.random.Generator
+    base: Checkpoint, maps: LensMaps, lens: Lens, block: Block, head: Tensor, rng: np.random.Generator
 ) -> Iterator[Comparison]:
     """A sample of a block's neurons in the map, against the lens's formula; both poles."""
     width = base.layout.roster.width(block)
@@ -186,7 +186,7 @@ def _formula(base: Checkpoint, lens: Lens, block: Block) -> Tensor:
     return w if final.weight is None else w * final.weight.double()
 
 
-def _of_map(maps: Maps, lens: Lens, pole: Any, block: Block, chosen: np.ndarray) -> Pole:
+def _of_map(maps: LensMaps, lens: Lens, pole: Any, block: Block, chosen: np.ndarray) -> Pole:
     m = maps[lens.name]
     first = m.roster.span(block).start
     ids, logits, lse, mean = (a[first + chosen] for a in m.pole_arrays(pole))

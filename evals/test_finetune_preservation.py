@@ -14,8 +14,9 @@ from typing import Any, NoReturn
 
 import pytest
 
-from evals.conftest import Maps
 from flashinterp import Checkpoint, NotComparable, compare, open_checkpoint
+from flashinterp.decoding.lens_maps import DecodedMaps
+from flashinterp.decoding.neuron_map import LensMaps
 from flashinterp.evaluation.experiment import Experiment
 from flashinterp.evaluation.judgement import Judged
 from flashinterp.provenance.recorded import Recorded
@@ -45,7 +46,12 @@ from flashinterp.studies.finetuning.roles import Role, judge_roles
 
 
 def test_top_tokens_kept(
-    audit: AuditSession, base: Checkpoint, maps: Maps, tuned_maps: Maps | None, device: str, evidence: EvalRecorder
+    audit: AuditSession,
+    base: Checkpoint,
+    maps: LensMaps,
+    tuned_maps: LensMaps | None,
+    device: str,
+    evidence: EvalRecorder,
 ) -> None:
     """The share of neurons whose top token is the same before and after fine-tuning, by layer, and why others changed.
 
@@ -62,8 +68,8 @@ def test_top_tokens_kept(
         _not_measured(evidence, "shares")
     try:
         own = compare(maps["paper"], tuned_maps["paper"])
-        base_head = codes(compare(maps["paper"], Maps(audit.tuned, device, head_of=base)["paper"]))
-        tuned_head = codes(compare(maps["paper"], Maps(base, device, head_of=audit.tuned)["paper"]))
+        base_head = codes(compare(maps["paper"], DecodedMaps(audit.tuned, device, head_of=base)["paper"]))
+        tuned_head = codes(compare(maps["paper"], DecodedMaps(base, device, head_of=audit.tuned)["paper"]))
     except NotComparable as error:
         evidence.derived(uncompared_table, "shares", "Top tokens kept", "not_comparable", str(error))
         return
@@ -86,10 +92,10 @@ def test_causal_role_kept(
     audit: AuditSession,
     base: Checkpoint,
     bench: Experiment,
-    maps: Maps,
+    maps: LensMaps,
     judged: Judged,
     judged_tuned: Judged | None,
-    tuned_maps: Maps | None,
+    tuned_maps: LensMaps | None,
     session_tuned_model: Any,
     evidence: EvalRecorder,
 ) -> None:
@@ -131,7 +137,7 @@ def test_causal_role_kept(
 def test_fine_tunes_told_apart(
     audit: AuditSession,
     bench: Experiment,
-    maps: Maps,
+    maps: LensMaps,
     judged: Judged,
     load: Callable[[Checkpoint], Any],
     device: str,
@@ -149,7 +155,7 @@ def test_fine_tunes_told_apart(
     its_roles: dict[str, list[Role]] = {}
     for name, truth in known.items():
         tuned = open_checkpoint(audit.base.folder.parent / truth["folder"])
-        its_maps = Maps(tuned, device)
+        its_maps = DecodedMaps(tuned, device)
         side = Side(replace(bench, model=load(tuned), checkpoint=tuned), its_maps)
         found = measure_roles(Side(bench, maps), side, judged.verdicts, judged.evidence)
         its_roles[name] = roles = judge_roles(judged.verdicts, found)
@@ -177,7 +183,7 @@ def _not_measured(
     pytest.skip(reason)
 
 
-def _record_gained(evidence: EvalRecorder, maps: Maps, tuned_maps: Maps) -> Gains | None:
+def _record_gained(evidence: EvalRecorder, maps: LensMaps, tuned_maps: LensMaps) -> Gains | None:
     """The words that found a neuron in the fine-tune; None where the models have not the same words."""
     title = "Words that gained a neuron, by the weights"
     base, tuned = maps["paper"], tuned_maps["paper"]
@@ -225,7 +231,7 @@ def _check_verdicts(truth: Mapping[str, Any], roles: list[Role], judged: Judged,
 
 
 def _check(
-    roles: list[Role], truth: Mapping[str, Any], maps: Maps, new: Gains | None, name: str = "the fine-tune"
+    roles: list[Role], truth: Mapping[str, Any], maps: LensMaps, new: Gains | None, name: str = "the fine-tune"
 ) -> None:
     """What was done to the bundled fine-tune is what is told of it."""
     by_id = {role.claim.id: role for role in roles}

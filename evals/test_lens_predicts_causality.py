@@ -21,8 +21,9 @@ from typing import Any
 
 import pytest
 
-from evals.conftest import Maps
 from flashinterp import Checkpoint
+from flashinterp.decoding.lens_maps import DecodedMaps
+from flashinterp.decoding.neuron_map import LensMaps
 from flashinterp.evaluation.experiment import Experiment
 from flashinterp.provenance.recorded import Recorded
 from flashinterp.runs.eval_recorder import EvalRecorder
@@ -49,7 +50,7 @@ SEEN = (SHOWN, "percentile")
 def test_lenses_against_measured_effects(
     audit: AuditSession,
     base: Checkpoint,
-    maps: Maps,
+    maps: LensMaps,
     bench: Experiment,
     tokens: tuple[str, ...],
     evidence: EvalRecorder,
@@ -92,7 +93,7 @@ def test_lenses_know_nothing_where_nothing_was_learnt(
     nothing to compare.
     """
     bench = replace(bench, model=blank.load_model(device=device), checkpoint=blank)
-    maps = Maps(blank, device)
+    maps = DecodedMaps(blank, device)
     found = study(bench, maps, lenses=("paper", "read"))  # type: ignore[arg-type]
     results = _record(audit, found, evidence, "control-", "Control, nothing planted: ")
     more = {measure: {r.lens for r in of(results, measure) if r.beyond.answer == "more"} for measure in SEEN}

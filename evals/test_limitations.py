@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from evals.conftest import Maps
 from flashinterp import Checkpoint, FlashinterpError, NeuronId, clamp, sweep
+from flashinterp.decoding.neuron_map import LensMaps
 from flashinterp.evaluation.claims import Claim
 from flashinterp.evaluation.experiment import Experiment
 from flashinterp.evaluation.natural_range import LEAST_ROUTED, Natural, append, natural_text
@@ -53,7 +53,7 @@ Ranges = Mapping[NeuronId, tuple[float, float]]
 
 @pytest.mark.limitation
 def test_rare_names_lead_to_broader_neurons(
-    audit: AuditSession, base: Checkpoint, maps: Maps, model: Any, bench: Experiment, evidence: EvalRecorder
+    audit: AuditSession, base: Checkpoint, maps: LensMaps, model: Any, bench: Experiment, evidence: EvalRecorder
 ) -> None:
     """For a list of names, whether the found neuron is the name's own, a broader one's, or noise.
 
@@ -79,7 +79,7 @@ def test_rare_names_lead_to_broader_neurons(
         assert dumbledore.brings == 1, "clamping the wizard neuron should bring wizards"
 
 
-def _leads(name: str, base: Checkpoint, maps: Maps) -> list[Lead]:
+def _leads(name: str, base: Checkpoint, maps: LensMaps) -> list[Lead]:
     """One lead for a single token; two, by the first token and by the mean, for a name of several."""
     paper, vocabulary = maps["paper"], base.vocabulary
     tokens = _pieces(base, name)
@@ -139,7 +139,7 @@ def _drive(
 
 @pytest.mark.limitation
 def test_names_of_several_tokens(
-    audit: AuditSession, base: Checkpoint, maps: Maps, model: Any, bench: Experiment, evidence: EvalRecorder
+    audit: AuditSession, base: Checkpoint, maps: LensMaps, model: Any, bench: Experiment, evidence: EvalRecorder
 ) -> None:
     """A name of several tokens, looked up by its first token and by the mean of all: where it leads, and what comes.
 
@@ -185,7 +185,7 @@ def _whole(model: Any, bench: Experiment, lead: Lead) -> np.ndarray | None:
 def test_two_concepts_in_one_neuron(
     audit: AuditSession,
     base: Checkpoint,
-    maps: Maps,
+    maps: LensMaps,
     claims: tuple[Claim, ...],
     model: Any,
     bench: Experiment,
@@ -213,7 +213,7 @@ def test_two_concepts_in_one_neuron(
         assert not missing, f"{one.neuron} should bring {' and '.join(missing)}"
 
 
-def _carriers(maps: Maps, claims: tuple[Claim, ...], bench: Experiment, likeness: Likeness) -> list[Carrier]:
+def _carriers(maps: LensMaps, claims: tuple[Claim, ...], bench: Experiment, likeness: Likeness) -> list[Carrier]:
     """Each claimed neuron with the claims' words, and with its first words by the claim's lens."""
     vocabulary = bench.checkpoint.vocabulary
     by_neuron: dict[tuple[NeuronId, Pole], list[Claim]] = {}

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from evals.conftest import Maps
 from flashinterp import Checkpoint, sweep
+from flashinterp.decoding.neuron_map import LensMaps
 from flashinterp.evaluation.claims import Claim
 from flashinterp.evaluation.experiment import Experiment
 from flashinterp.evaluation.judgement import Judged
@@ -127,7 +127,7 @@ def _curves(model: Any, bench: Experiment, claim: Claim, doses: np.ndarray) -> n
 
 @pytest.mark.limitation
 def test_dead_neurons(
-    audit: AuditSession, base: Checkpoint, maps: Maps, bench: Experiment, evidence: EvalRecorder
+    audit: AuditSession, base: Checkpoint, maps: LensMaps, bench: Experiment, evidence: EvalRecorder
 ) -> None:
     """How many neurons of each layer do nothing on natural text, and what the lens names them nevertheless.
 

@@ -11,7 +11,7 @@ import json
 
 import pytest
 
-from evals.conftest import Maps
+from flashinterp.decoding.neuron_map import LensMaps
 from flashinterp.evaluation.judgement import Judged
 from flashinterp.evaluation.profiles import Profile
 from flashinterp.provenance.recorded import Recorded
@@ -25,7 +25,7 @@ from flashinterp.runs.session import AuditSession
 
 
 def test_nothing_is_lost_since_the_baseline(
-    audit: AuditSession, judged: Judged, maps: Maps, profile: Profile, evidence: EvalRecorder
+    audit: AuditSession, judged: Judged, maps: LensMaps, profile: Profile, evidence: EvalRecorder
 ) -> None:
     """Each claim of the baseline beside what this run found of the same neuron; a loss fails.
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from evals.conftest import Maps
 from flashinterp import Checkpoint, NeuronMap, Token
 from flashinterp.decoding.backends.score import SCORE_TOKENS
-from flashinterp.decoding.neuron_map import Found
+from flashinterp.decoding.neuron_map import Found, LensMaps
 from flashinterp.neurons import POLES, NeuronId, Pole
 from flashinterp.runs.eval_recorder import EvalRecorder
 from flashinterp.runs.session import AuditSession
@@ -41,7 +40,7 @@ LISTED_WORDS = 5
 
 
 def test_specialised_neurons(
-    audit: AuditSession, base: Checkpoint, maps: Maps, tokens: tuple[str, ...], evidence: EvalRecorder
+    audit: AuditSession, base: Checkpoint, maps: LensMaps, tokens: tuple[str, ...], evidence: EvalRecorder
 ) -> None:
     """For each word, the neuron that names it most, with its other words.
 
@@ -111,7 +110,7 @@ def _draw(paper: NeuronMap, token: Token, evidence: EvalRecorder) -> None:
 
 
 def test_where_the_neurons_of_a_word_sit(
-    maps: Maps, base: Checkpoint, tokens: tuple[str, ...], evidence: EvalRecorder
+    maps: LensMaps, base: Checkpoint, tokens: tuple[str, ...], evidence: EvalRecorder
 ) -> None:
     """In which layers the neurons of each word are: where a sparse autoencoder for the concept may look first.
 
@@ -127,7 +126,7 @@ def test_where_the_neurons_of_a_word_sit(
         evidence.figure(word_layers, "layers", title, words, paper.roster)
 
 
-def test_every_neuron_and_its_words(maps: Maps, evidence: EvalRecorder) -> None:
+def test_every_neuron_and_its_words(maps: LensMaps, evidence: EvalRecorder) -> None:
     """Each neuron with the words that it names, to look up a word or a neuron.
 
     Implementation: the map of the paper lens, both poles, without special and unused tokens. A model of more than
@@ -159,7 +158,7 @@ def _best_logits(paper: NeuronMap, pole: Pole) -> tuple[np.ndarray, np.ndarray]:
     return np.where(allowed.any(axis=1), first, np.float32(np.nan)), log_means
 
 
-def _check_plants(truth: dict[str, Any], maps: Maps, base: Checkpoint) -> None:
+def _check_plants(truth: dict[str, Any], maps: LensMaps, base: Checkpoint) -> None:
     """The lens that should find a planted neuron finds it, on the pole on which it was planted."""
     twins = {name for pair in truth["duplicates"] for name in pair}
     for plant in truth["plants"]:

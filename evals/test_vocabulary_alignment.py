@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from evals.conftest import Maps
 from flashinterp import Alignment, Checkpoint
+from flashinterp.decoding.neuron_map import LensMaps
 from flashinterp.neurons import POLES
 from flashinterp.report.charts.neurons import alignment as draw
 from flashinterp.runs.eval_recorder import EvalRecorder
@@ -20,7 +20,7 @@ from flashinterp.studies.vocabulary.alignment_tables import alignment_layers_tab
 WORDS = 5  # of a shown neuron on each pole
 
 
-def test_alignment_by_layer(base: Checkpoint, maps: Maps, evidence: EvalRecorder) -> None:
+def test_alignment_by_layer(base: Checkpoint, maps: LensMaps, evidence: EvalRecorder) -> None:
     """The distribution of alignments in each layer, and the most aligned neurons with their words.
 
     Implementation: the logit-lens decode, both poles; skew and excess kurtosis say how long the tail is.

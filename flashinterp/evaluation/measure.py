@@ -20,9 +20,11 @@ from flashinterp.evaluation.clamp_checks import (
 )
 from flashinterp.evaluation.evidence import Evidence
 from flashinterp.evaluation.experiment import Experiment
+from flashinterp.evaluation.judgement import Judged
 from flashinterp.evaluation.matched_controls import Controls, duplicates_of, matched_controls
 from flashinterp.evaluation.natural_range import Natural, append, check_routed, natural_text
 from flashinterp.evaluation.prompts import check_split
+from flashinterp.evaluation.verdict import Rule, judge
 from flashinterp.interventions.dose_response import Curves, log_odds, sweep
 from flashinterp.models.activations import capture, encode
 from flashinterp.neurons import Block, NeuronId
@@ -64,6 +66,12 @@ def measure(
         if progress:
             progress(done, len(claims))
     return evidence
+
+
+def judge_on(bench: Experiment, claims: tuple[Claim, ...], rule: Rule) -> Judged:
+    """Measure and judge a family of claims on one model."""
+    evidence = measure(bench, claims)
+    return Judged(claims, tuple(evidence), tuple(judge(claims, evidence, rule=rule, seed=bench.seed)))
 
 
 def _targets(bench: Experiment, claims: Sequence[Claim]) -> list[_Target | str]:

@@ -111,7 +111,7 @@ FAULTS = {
         "controls are dead neurons",
     ),
     "judge says yes": Fault(
-        after(verdict, "judge", validated), CAUSALITY, CONTROL, "validated where nothing was planted"
+        after(measure, "judge", validated), CAUSALITY, CONTROL, "validated where nothing was planted"
     ),
     "controls ignored": Fault(
         instead(verdict, "rank_p", smallest_rank),
