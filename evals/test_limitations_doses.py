@@ -5,26 +5,22 @@ Each is a limit of what a curve of doses can show, is measured on every model, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
-from flashinterp import Checkpoint, sweep
+from flashinterp import Checkpoint
 from flashinterp.decoding.neuron_map import LensMaps
 from flashinterp.evaluation.claims import Claim
 from flashinterp.evaluation.experiment import Experiment
 from flashinterp.evaluation.judgement import Judged
-from flashinterp.evaluation.natural_range import natural_text
 from flashinterp.provenance.recorded import Recorded
 from flashinterp.runs.eval_recorder import EvalRecorder
 from flashinterp.runs.session import AuditSession
+from flashinterp.studies.limitations.dead_neuron_words import best_words, output_scales
+from flashinterp.studies.limitations.dose_curves import in_two_dtypes
 from flashinterp.studies.limitations.dose_tables import (
     DTYPES,
-    PARTS,
-    DtypeCurves,
     all_steps,
     dead_neurons,
     dead_table,
@@ -35,9 +31,7 @@ from flashinterp.studies.limitations.dose_tables import (
     too_large,
 )
 
-DOSES = 12
 MOST_LEFT = 0.1  # of a slope within the natural range, at 500: a planted neuron's u is some tens at the most
-PROMPTS = 6
 MOST_CLAIMS = 8
 
 
@@ -65,7 +59,6 @@ def test_saturation_at_high_dose(audit: AuditSession, judged: Judged, evidence: 
 @pytest.mark.limitation
 def test_rounding_at_low_doses(
     audit: AuditSession,
-    base: Checkpoint,
     claims: tuple[Claim, ...],
     model: Any,
     bench: Experiment,
@@ -83,43 +76,12 @@ def test_rounding_at_low_doses(
         evidence.derived(rounding_not_measured, "rounding", "Steps in two dtypes (FI-L009)", size)
         pytest.skip(reason)
     chosen = [claim for claim in claims if claim.neuron is not None][:MOST_CLAIMS]
-    models = {
-        name: model if model.dtype == dtype else base.load_model(device=str(model.device), dtype=dtype)
-        for name, dtype in ((name, getattr(torch, name)) for name in DTYPES)
-    }
-    found = _in_two_dtypes(chosen, models, bench)
+    found = in_two_dtypes(bench, chosen)
     evidence.derived(rounding_table, "rounding", "Steps in two dtypes (FI-L009)", found)
     if audit.truth:
         both = {dtype: all_steps(found, "first fiftieth", dtype) for dtype in DTYPES}
         lost = {dtype: (steps.reversed + steps.level) / steps.n for dtype, steps in both.items()}
         assert lost["bfloat16"] > lost["float32"] + 0.1, lost
-
-
-def _in_two_dtypes(chosen: Sequence[Claim], models: dict[str, Any], bench: Experiment) -> list[DtypeCurves]:
-    """The same doses in each of the models, over each part of the natural range."""
-    blocks = list(dict.fromkeys(claim.neuron.block for claim in chosen if claim.neuron))
-    natural = natural_text(bench, blocks, [bench.token(claim).id for claim in chosen])
-    found = []
-    for claim in chosen:
-        assert claim.neuron is not None
-        here = natural[claim.neuron.block]
-        if not len(here.up):
-            continue  # an expert that no text reaches
-        low, high = here.doses(claim.neuron.neuron, 2)
-        curves: dict[str, dict[str, np.ndarray]] = {}
-        for part, share in PARTS.items():
-            doses = np.linspace(low, low + share * (high - low), DOSES)
-            curves[part] = {name: _curves(models[name], bench, claim, doses) for name in DTYPES}
-        found.append(DtypeCurves(claim.id, claim.neuron, curves))
-    return found
-
-
-def _curves(model: Any, bench: Experiment, claim: Claim, doses: np.ndarray) -> np.ndarray:
-    """[prompts, doses] the token's log-odds."""
-    assert claim.neuron is not None
-    odds = sweep(model, bench.tokenizer, bench.prompts.heldout[:PROMPTS], [claim.neuron], doses, [bench.token(claim)])
-    curves: np.ndarray = odds.log_odds[0, :, :, 0].T
-    return curves
 
 
 # --- dead neurons -----------------------------------------------------------------------------------------
@@ -136,18 +98,9 @@ def test_dead_neurons(
     with the highest score for its own best word is named, with that word. Of a model with experts, dead includes
     those whose expert no text reaches. Limit FI-L010.
     """
-    paper, roster = maps["paper"], base.layout.roster
-    scales = np.zeros(len(roster), dtype=np.float32)
-    for layer in roster.layers:
-        blocks = [block for block in roster.blocks if block.layer == layer]
-        for block, natural in natural_text(bench, blocks).items():
-            scales[roster.span(block)] = natural.scale.output
+    roster, scales = base.layout.roster, output_scales(bench)
     dead = dead_neurons(roster, scales)
-    best = [paper.words(roster.neuron(int(i)), 1)[0] for i in np.flatnonzero(dead)]
-    words = np.array([word.token.id for word in best], dtype=np.int32)
-    scores = np.array([word.score for word in best], dtype=np.float64)
-    shown = {word.token.id: str(word.token) for word in best}
-    evidence.derived(dead_table, "dead", "Dead neurons (FI-L010)", roster, scales, words, scores, shown)
+    evidence.derived(dead_table, "dead", "Dead neurons (FI-L010)", roster, scales, *best_words(maps["paper"], dead))
     for plant in (audit.truth or {}).get("plants", []):
         if plant["verdict"] == "validated" or not plant["alive"]:
             is_dead = bool(dead[roster.index(plant["name"])])
