@@ -9,30 +9,24 @@ put to a blind test on texts whose content is known.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from flashinterp import Answers, steer
-from flashinterp.decoding.neuron_map import LensMaps, NeuronMap
-from flashinterp.evaluation.claims import Claim
-from flashinterp.evaluation.evidence import Evidence as Measured
+from flashinterp import Answers, DoseCurve
+from flashinterp.decoding.neuron_map import LensMaps
 from flashinterp.evaluation.experiment import Experiment
 from flashinterp.evaluation.judgement import Judged
-from flashinterp.evaluation.natural_range import natural_text
 from flashinterp.interventions.answer_judges import Judge
-from flashinterp.interventions.clamp_values import NeverRouted
-from flashinterp.interventions.judge_check import SYNONYM, check_judge, known_texts
-from flashinterp.neurons import NeuronId
+from flashinterp.interventions.judge_check import SYNONYM
 from flashinterp.provenance.recorded import Recorded
 from flashinterp.runs.eval_recorder import EvalRecorder
 from flashinterp.runs.session import AuditSession
-from flashinterp.studies.steering.dose_choice import DoseCurve, dose_curve, reaches, split_questions
-from flashinterp.studies.steering.judge_tables import JudgeAnswers, judge_kinds_table, judge_table, judge_wrong_table
-from flashinterp.studies.steering.records import Clamped, Concept, Dosed, Spoken
+from flashinterp.studies.steering.judge_tables import judge_kinds_table, judge_table, judge_wrong_table
+from flashinterp.studies.steering.measure import Steering, ask_judge, measure_steering, spoken_at
+from flashinterp.studies.steering.records import Clamped
 from flashinterp.studies.steering.tables import (
     concept_doses,
     doses_table,
@@ -44,56 +38,11 @@ from flashinterp.studies.steering.tables import (
     two_clamps_table,
 )
 
-CONCEPTS = 3
-QUESTIONS = 4  # at most, of each kind
-OWN_WORDS = 5
-ELSEWHERE = 40  # texts about something else that the judge is asked about
-LENGTH = 30  # new tokens
-LEAST = 12  # answers to each question: of fewer, a rate of a third is not told from none
-BETWEEN = 2  # doses on either side of the largest one that stays within the bounds
 # What a judge sees of a difference between two rates is that difference times (sensitivity + specificity - 1): with
 # both at this, three fifths are left.
 LEAST_RIGHT = 0.8
 
 VERDICTS = Recorded("judgements", "claims", "verdicts")
-
-
-@dataclass(frozen=True)
-class Steering:
-    """What the tests of this eval share: who speaks, of what, at which doses.
-
-    Attributes:
-        bench: the model that speaks, and the texts.
-        selection, heldout: the questions.
-        concepts: the claims that are steered.
-        curves: the dose curve of each, or why there is none.
-    """
-
-    bench: Experiment
-    selection: tuple[str, ...]
-    heldout: tuple[str, ...]
-    concepts: tuple[Concept, ...]
-    curves: tuple[DoseCurve | str, ...]
-
-    @property
-    def dosed(self) -> list[tuple[Concept, float]]:
-        """The concepts for which a dose was found, with the dose."""
-        both = zip(self.concepts, self.curves, strict=True)
-        return [(one, found.dose) for one, found in both if isinstance(found, DoseCurve) and found.dose is not None]
-
-    def answers(self, name: str, clamps: dict[NeuronId, float]) -> tuple[Answers, ...]:
-        """The answers to the held-out questions, with and without a clamp."""
-        rng = self.bench.rng(f"steer {name}")
-        n = max(LEAST, self.bench.profile.answers)
-        return tuple(
-            steer(self.bench.model, self.bench.tokenizer, q, clamps, n=n, rng=rng, max_new_tokens=LENGTH)
-            for q in self.heldout
-        )
-
-    @property
-    def measured(self) -> list[Dosed | str]:
-        """What was measured for each curve, as it is kept."""
-        return [found if isinstance(found, str) else Dosed.of(found) for found in self.curves]
 
 
 @pytest.fixture(scope="module")
@@ -103,45 +52,7 @@ def steering(
     """The concepts with their dose curves, measured once for all tests of this eval."""
     if audit.tuned is not None:
         bench = replace(bench, model=session_tuned_model, checkpoint=audit.tuned)
-    selection, heldout = (part[:QUESTIONS] for part in split_questions(bench.prompts.questions))
-    claims = [c for c, e, v in zip(judged.claims, judged.evidence, judged.verdicts, strict=True)
-              if v.verdict == "validated" and isinstance(e, Measured)]  # fmt: skip
-    concepts = tuple(_concept(c, bench, maps[c.lens]) for c in (claims or [c for c, _ in judged.measured])[:CONCEPTS])
-    curves = tuple(_curve(one, bench, selection) for one in concepts)
-    return Steering(bench, selection, heldout, concepts, curves)
-
-
-def _concept(claim: Claim, bench: Experiment, m: NeuronMap) -> Concept:
-    """The claim with its lexicon: written forms of the token, and words of the neuron that stand out.
-
-    A whole word counts as the neuron's own if it scores at least half of what its best word does, and if no selection
-    text has it: those name no concept, so what they have ("she", "so") would be found in any answer.
-    """
-    assert claim.neuron is not None
-    token = bench.token(claim)
-    forms = [token.text, f"{token.text}s", *(v.text for v in bench.checkpoint.vocabulary.variants(token))]
-    whole = set(bench.checkpoint.vocabulary.words())  # a fragment would be found in any answer
-    plain = set(re.findall(r"\w+", " ".join(bench.prompts.selection).casefold()))
-    words = m.words(claim.neuron, OWN_WORDS, claim.pole or "+")
-    own = [w.token.text for w in words if w.token.id in whole and w.score >= 0.5 * words[0].score]
-    own = [w for w in own if w.strip().casefold() not in plain]
-    lexicon = tuple(sorted({w.strip().lower() for w in (*forms, *own) if w.strip()}))
-    return Concept(claim, claim.neuron, lexicon)
-
-
-def _curve(one: Concept, bench: Experiment, questions: Sequence[str]) -> DoseCurve | str:
-    block = natural_text(bench, [one.neuron.block], [bench.token(one.claim).id])[one.neuron.block]
-    low, high = (float(end) for end in block.doses(one.neuron.neuron, 2))
-    if not high > low:
-        return "its natural range has no width"
-    try:
-        return dose_curve(
-            bench.model, bench.tokenizer, questions, one.neuron, one.judge, natural=(low, high), drive=one.claim.drive,
-            n=max(LEAST, bench.profile.answers), rng=bench.rng(f"dose {one.claim.id}"),
-            at=reaches(bench.profile.doses), between=BETWEEN, max_new_tokens=LENGTH,
-        )  # fmt: skip
-    except NeverRouted as error:
-        return str(error)
+    return measure_steering(bench, judged, maps)
 
 
 def test_dose_is_chosen_from_a_curve(steering: Steering, evidence: EvalRecorder) -> None:
@@ -179,8 +90,7 @@ def test_clamped_answers(audit: AuditSession, steering: Steering, evidence: Eval
     pairs = {one.claim.id: steering.answers(one.claim.id, {one.neuron: dose}) for one, dose in steering.dosed}
     doses = {one.claim.id: dose for one, dose in steering.dosed}
     spoken = [
-        Clamped(one, doses.get(one.claim.id), tuple(Spoken.of([answers]) for answers in pairs.get(one.claim.id, ())))
-        for one in steering.concepts
+        Clamped(one, doses.get(one.claim.id), spoken_at(pairs.get(one.claim.id, ()))) for one in steering.concepts
     ]
     clamped = evidence.value("answers", spoken)
     questions = (steering.selection, steering.heldout)
@@ -201,13 +111,12 @@ def test_two_clamps_at_once(audit: AuditSession, steering: Steering, evidence: E
     the bundled models the first must come more often than unclamped with intervals apart, and the interval of the
     other must lie above its unclamped rate: it comes at a dose at which few answers name it.
     """
-    pair = _two(steering)
+    pair = steering.two()
     both: tuple[Answers, ...] = ()
     if len(pair) == 2:
         both = steering.answers(" and ".join(one.claim.id for one, _ in pair), {one.neuron: d for one, d in pair})
-    spoken = tuple(Spoken.of([answers]) for answers in both)
     questions = (steering.selection, steering.heldout)
-    evidence.derived(two_clamps_table, "two", "Two neurons clamped at once", pair, spoken, *questions)
+    evidence.derived(two_clamps_table, "two", "Two neurons clamped at once", pair, spoken_at(both), *questions)
     if audit.truth and not audit.options.claims:
         assert len(pair) == 2, "two planted neurons should have a dose"
         (first, _), (second, _) = pair
@@ -232,7 +141,8 @@ def test_judge_is_checked_blindly(audit: AuditSession, steering: Steering, evide
     least 0.8 of each kind of text must be judged rightly, but for synonyms: no lexicon from one neuron's best words can
     be held to every one of them.
     """
-    asked = [_asked(one, steering.bench, audit.truth or {}) for one in steering.concepts]
+    known = {"dog": (audit.truth or {}).get("dog_words", ())}
+    asked = [ask_judge(one, steering.bench, known.get(one.claim.id, ())) for one in steering.concepts]
     texts = evidence.value("texts", asked)
     evidence.derived(judge_table, "judge", "The judge on texts with known content", texts)
     evidence.derived(judge_kinds_table, "judge-kinds", "The judge by kind of text", texts)
@@ -242,40 +152,6 @@ def test_judge_is_checked_blindly(audit: AuditSession, steering: Steering, evide
             for kind, (_, right, n) in one.check().by_kind().items():
                 told = f"{one.concept.claim.id}: {right} of {n} right, {kind}"
                 assert kind == SYNONYM or right >= LEAST_RIGHT * n, told
-
-
-def _asked(one: Concept, bench: Experiment, truth: dict[str, Any]) -> JudgeAnswers:
-    """The judge with texts of known content, in the order in which it was shown them."""
-    word = bench.token(one.claim).text
-    group = bench.prompts.group_of(word)
-    rng = bench.rng(f"judge {one.claim.id}")
-    texts = known_texts(
-        word,
-        bench.prompts.contexts_heldout,
-        near=group.words if group else (),
-        others=[w for g in bench.prompts.groups if g is not group for w in g.words],
-        theme=group.heldout if group else (),
-        elsewhere=bench.prompts.about_something_else(word, ELSEWHERE),
-        synonyms=truth.get("dog_words", ()) if one.claim.id == "dog" else (),
-        rng=rng,
-    )
-    return JudgeAnswers(one, check_judge(one.judge, texts, rng).texts)
-
-
-def _two(steering: Steering) -> list[tuple[Concept, float]]:
-    """The two concepts that came most often on the selection questions, each with its dose and a neuron of its own."""
-    rates = {one.claim.id: _taken_rate(found) for one, found in zip(steering.concepts, steering.curves, strict=True)}
-    pair: list[tuple[Concept, float]] = []
-    for one, dose in sorted(steering.dosed, key=lambda d: -rates[d[0].claim.id]):
-        if one.neuron not in {other.neuron for other, _ in pair}:
-            pair.append((one, dose))
-    return pair[:2]
-
-
-def _taken_rate(found: DoseCurve | str) -> float:
-    if isinstance(found, str) or found.choice.index is None:
-        return 0.0
-    return found.rates[found.choice.index].estimate
 
 
 # --- what the bundled models must show ----------------------------------------------------------------

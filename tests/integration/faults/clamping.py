@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import flashinterp
-from flashinterp.interventions import clamp, clamp_hooks, steer
+from flashinterp.interventions import clamp, clamp_hooks, generation
 from flashinterp.models.checkpoint import Checkpoint
 from flashinterp.models.layout import Layout
 from tests.integration.faults.faults import Fault, after, both, instead
@@ -68,8 +68,10 @@ def last_position_only(where: slice | None, self: Any, length: int) -> slice | N
 
 def after_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Text is generated over keys and values that the prompt left before the clamp."""
-    sound = steer.clamp
-    monkeypatch.setattr(steer, "clamp", lambda *args, **kwargs: sound(*args, **{**kwargs, "positions": "generated"}))
+    sound = generation.clamp
+    monkeypatch.setattr(
+        generation, "clamp", lambda *args, **kwargs: sound(*args, **{**kwargs, "positions": "generated"})
+    )
 
 
 BOTH_ON_DISK = after(Checkpoint, "rows", shuffled_down)

@@ -7,36 +7,35 @@ from typing import Any
 
 import pytest
 
-import flashinterp
 from flashinterp.interventions import clamp_export as export
 from flashinterp.interventions.answer_judges import Judge
 from flashinterp.interventions.row_edits import RowEdit
 from flashinterp.studies.concept_erasure import reverse
 from flashinterp.studies.concept_erasure.concept_vector import ConceptVector
 from flashinterp.studies.concept_erasure.reading_rows import RankedRow
-from flashinterp.studies.steering import records
+from flashinterp.studies.steering import measure, records
 from tests.integration.faults.faults import Fault, after, instead
 from tests.integration.faults.running import REMOVAL, STEERING
 
 
 def no_clamp(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steered answers are made without the steering."""
-    sound = flashinterp.steer
+    sound = measure.steer
 
     def idle(model: Any, tokenizer: Any, prompt: Any, clamps: dict[Any, float], **kwargs: Any) -> Any:
         return sound(model, tokenizer, prompt, dict.fromkeys(clamps, 0.0), **kwargs)
 
-    monkeypatch.setattr(flashinterp, "steer", idle)
+    monkeypatch.setattr(measure, "steer", idle)
 
 
 def first_clamp_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several clamps at once only the first is set."""
-    sound = flashinterp.steer
+    sound = measure.steer
 
     def steer(model: Any, tokenizer: Any, prompt: Any, clamps: dict[Any, float], **kwargs: Any) -> Any:
         return sound(model, tokenizer, prompt, dict([next(iter(clamps.items()))]), **kwargs)
 
-    monkeypatch.setattr(flashinterp, "steer", steer)
+    monkeypatch.setattr(measure, "steer", steer)
 
 
 def by_substring(words: Sequence[str]) -> Judge:
