@@ -8,24 +8,19 @@ the clamped model's logits.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
+import pytest
 
-from flashinterp import Checkpoint, clamp
-from flashinterp.errors import ClampError, LayoutError, RunError
+from flashinterp import Checkpoint, Reversal
+from flashinterp.errors import ClampError
 from flashinterp.evaluation.claims import Claim
 from flashinterp.evaluation.experiment import Experiment
-from flashinterp.evaluation.natural_range import natural_range
-from flashinterp.interventions.clamp_export import export_clamped
-from flashinterp.models.activations import encode
-from flashinterp.models.forward_pass import input_device
-from flashinterp.neurons import NeuronId, Site
 from flashinterp.runs.eval_recorder import EvalRecorder
 from flashinterp.runs.session import AuditSession
-from flashinterp.studies.concept_erasure.records import ClampKept, Removed
-from flashinterp.studies.concept_erasure.reverse import Reversal, reverse
+from flashinterp.studies.concept_erasure.exported_clamp import compare_exports, why_not_exported
+from flashinterp.studies.concept_erasure.records import Removed
+from flashinterp.studies.concept_erasure.reverse_words import concept_vectors, reverse_words
 from flashinterp.studies.concept_erasure.tables import (
     export_table,
     not_exported_table,
@@ -39,18 +34,12 @@ from flashinterp.studies.concept_erasure.tables import (
 
 CONCEPTS = {"smoke": 1, "standard": 3, "audit": 8}
 CLEARLY = 0.5  # nats by which a planted concept must fall further than the controls' median; they vary by 0.1 to 0.3
-LARGEST = 4e9  # bytes of weights up to which a whole second checkpoint is written and loaded
-TEXTS = 4
 EXPORT = "Clamps written into a checkpoint"
 
 
+@pytest.mark.usefixtures("model")  # which sees that no hook is left
 def test_concepts_removed(
-    audit: AuditSession,
-    base: Checkpoint,
-    tokens: tuple[str, ...],
-    model: Any,
-    bench: Experiment,
-    evidence: EvalRecorder,
+    audit: AuditSession, tokens: tuple[str, ...], bench: Experiment, evidence: EvalRecorder
 ) -> None:
     """Whether reversing the rows that read a concept takes the concept, and only the concept, out of the model.
 
@@ -66,13 +55,7 @@ def test_concepts_removed(
     On the fixtures: the planted dog row must be among the reversed ones, and dog must fall clearly further than by
     control edits.
     """
-    found: list[Reversal] = []
-    unmeasured: list[tuple[str, str]] = []
-    for token in tokens[: CONCEPTS[bench.profile.name]]:
-        try:
-            found.append(reverse(bench, token))
-        except (LayoutError, RunError) as error:  # no dense MLP, or no number of edits that spares other text
-            unmeasured.append((str(base.vocabulary.resolve(token)), str(error)))
+    found, unmeasured = reverse_words(bench, tokens[: CONCEPTS[bench.profile.name]])
     if unmeasured:
         evidence.derived(not_reversed_table, "unmeasured", "Concepts that were not reversed", unmeasured)
     if found:
@@ -88,10 +71,8 @@ def test_concepts_removed(
 
 def _record(found: list[Reversal], evidence: EvalRecorder) -> None:
     removed = evidence.value("reversals", [Removed.of(r) for r in found])
-    both = (torch.stack([r.concept.approximate, r.concept.refined]) for r in found)
-    vectors = [each.float().numpy() for each in both]  # each [2, d]
     told = "The rows that read a concept (arXiv 2412.10257)"
-    evidence.derived(reading_rows_table, "rows", told, removed, vectors)
+    evidence.derived(reading_rows_table, "rows", told, removed, concept_vectors(found))
     evidence.derived(removal_table, "removal", "Concepts taken out by reversing rows", removed)
     told = "The same number of edits that are not the concept's"
     evidence.derived(removal_controls_table, "controls", told, removed)
@@ -101,11 +82,7 @@ def _record(found: list[Reversal], evidence: EvalRecorder) -> None:
 
 
 def test_exported_clamp(
-    base: Checkpoint,
-    claims: tuple[Claim, ...],
-    bench: Experiment,
-    tmp_path: Path,
-    evidence: EvalRecorder,
+    base: Checkpoint, claims: tuple[Claim, ...], bench: Experiment, tmp_path: Path, evidence: EvalRecorder
 ) -> None:
     """A clamp written into a checkpoint: whether plain transformers, loading it, gives the clamped model's logits.
 
@@ -116,50 +93,17 @@ def test_exported_clamp(
     Architectures without MLP biases cannot hold a clamp and are not measured.
     """
     neurons = list(dict.fromkeys(c.neuron for c in claims if c.neuron is not None and c.neuron.expert is None))[:3]
-    size = sum(path.stat().st_size for path in base.folder.glob("*.safetensors")) if base.folder else 0
-    if not neurons:
-        _not_measured(evidence, "the claimed neurons are in experts, of which no copy is written")
+    if reason := why_not_exported(base, neurons):
+        evidence.derived(not_exported_table, "export", EXPORT, reason)
         return
-    if size > LARGEST:
-        _not_measured(evidence, f"a copy of {size / 1e9:.0f} GB is not written here: call export_clamped yourself")
+    try:
+        exported = compare_exports(bench, neurons, tmp_path)
+    except ClampError as error:  # the architecture cannot hold a clamp, or the dtype not this one
+        evidence.derived(not_exported_table, "export", EXPORT, str(error))
         return
-    values = {neuron: natural_range(bench, neuron)[1] for neuron in neurons}
-    plain = bench.model if bench.model.dtype == torch.float32 else base.load_model(dtype=torch.float32)
-    exported: list[ClampKept] = []
-    for site in base.layout.sites:
-        for clamps in ({neurons[0]: values[neurons[0]]}, values):
-            try:
-                exported.append(_exported(base, plain, bench, clamps, site, tmp_path / f"{site}-{len(exported)}"))
-            except ClampError as error:  # the architecture cannot hold a clamp, or the dtype not this one
-                _not_measured(evidence, str(error))
-                return
     evidence.derived(export_table, "export", EXPORT, exported)
     for one in exported:
         off = float(one.off.max())
         assert one.reading != "no", (
             f"exported at {one.site}: the logits are off by {off:.2g}, {one.allowed:.2g} is allowed"
         )
-
-
-@torch.no_grad()
-def _exported(
-    base: Checkpoint, plain: Any, bench: Experiment, clamps: dict[NeuronId, float], site: Site, folder: Path
-) -> ClampKept:
-    from transformers import AutoModelForCausalLM
-
-    made = export_clamped(base, clamps, folder, site=site)
-    exported: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(plain.device).eval()
-    found: list[list[float]] = []
-    for text in bench.heldout[:TEXTS]:
-        ids = encode(bench.tokenizer, text, input_device(plain))
-        clean = plain(ids, use_cache=False).logits
-        with clamp(plain, made.stored, site=site):
-            clamped = plain(ids, use_cache=False).logits
-        wrong = exported(ids, use_cache=False).logits - clamped
-        found.append([float(x.abs().max()) for x in (clamped - clean, wrong, clamped)])
-    moved, off, largest = np.array(found).T
-    return ClampKept(site, tuple(clamps), made.switch, made.dtype, moved, off, largest)
-
-
-def _not_measured(evidence: EvalRecorder, reason: str) -> None:
-    evidence.derived(not_exported_table, "export", EXPORT, reason)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from flashinterp import Checkpoint, NotComparable, compare, open_checkpoint
+from flashinterp import Checkpoint, NotComparable, open_checkpoint
 from flashinterp.decoding.lens_maps import DecodedMaps
 from flashinterp.decoding.neuron_map import LensMaps
 from flashinterp.evaluation.experiment import Experiment
@@ -22,13 +22,9 @@ from flashinterp.evaluation.judgement import Judged
 from flashinterp.provenance.recorded import Recorded
 from flashinterp.runs.eval_recorder import EvalRecorder
 from flashinterp.runs.session import AuditSession
-from flashinterp.studies.finetuning.compare import row_cosines
-from flashinterp.studies.finetuning.label_changes import Gains, Labels, codes, gains, share_kept, shown_words
+from flashinterp.studies.finetuning.label_changes import Gains, Labels, gains, share_kept
 from flashinterp.studies.finetuning.label_tables import (
-    CHANGED,
     GAINED,
-    WORDS,
-    FineTune,
     causes_table,
     changed_table,
     fine_tune_roles_table,
@@ -40,6 +36,7 @@ from flashinterp.studies.finetuning.label_tables import (
     shares_table,
     uncompared_table,
 )
+from flashinterp.studies.finetuning.measure_labels import fine_tune_labels, label_changes
 from flashinterp.studies.finetuning.measure_roles import Side, measure_roles
 from flashinterp.studies.finetuning.role_tables import label_words, role_table, roles_why_table
 from flashinterp.studies.finetuning.roles import Role, judge_roles
@@ -67,20 +64,17 @@ def test_top_tokens_kept(
     if tuned_maps is None or audit.tuned is None:
         _not_measured(evidence, "shares")
     try:
-        own = compare(maps["paper"], tuned_maps["paper"])
-        base_head = codes(compare(maps["paper"], DecodedMaps(audit.tuned, device, head_of=base)["paper"]))
-        tuned_head = codes(compare(maps["paper"], DecodedMaps(base, device, head_of=audit.tuned)["paper"]))
+        found = label_changes(base, audit.tuned, maps, tuned_maps, device)
     except NotComparable as error:
         evidence.derived(uncompared_table, "shares", "Top tokens kept", "not_comparable", str(error))
         return
-    labels, cosines, norms = Labels.of(own), row_cosines(base, audit.tuned, "up"), maps["paper"].norms
-    best = shown_words(own, labels.most_changed(CHANGED), WORDS)
+    labels, by_neuron = found.labels, (found.labels.roster, found.labels.change)
     kept, causes = "Top tokens kept through fine-tuning", "What became of the labels, and why"
-    by_neuron = labels.roster, labels.change
-    evidence.derived(shares_table, "shares", kept, labels, base_head, cosines)
-    evidence.derived(causes_table, "causes", causes, *by_neuron, base_head, tuned_head)
-    evidence.derived(changed_table, "changed", "The neurons that changed most", labels, cosines, norms, best)
-    evidence.arrays("labels", {"top_base": own.top_a, "top_tuned": own.top_b})
+    changed = "The neurons that changed most"
+    evidence.derived(shares_table, "shares", kept, labels, found.base_head, found.cosines)
+    evidence.derived(causes_table, "causes", causes, *by_neuron, found.base_head, found.tuned_head)
+    evidence.derived(changed_table, "changed", changed, labels, found.cosines, found.norms, found.best)
+    evidence.arrays("labels", {"top_base": found.top_base, "top_tuned": found.top_tuned})
     if (labels.change >= 0).any():
         evidence.figure(layer_shares, "layers", "Top tokens kept, by layer", *by_neuron)
     paper = "75.4 % of neurons keep their top token through instruction tuning"
@@ -151,18 +145,16 @@ def test_fine_tunes_told_apart(
     known = (audit.truth or {}).get("fine_tunes", {})
     if not known or audit.options.claims or audit.base.folder is None:
         _not_measured(evidence, "fine-tunes", "only a bundled model comes with several fine-tunes of known truth")
-    told: list[FineTune] = []
-    its_roles: dict[str, list[Role]] = {}
+    told, its_roles = [], dict[str, list[Role]]()
     for name, truth in known.items():
         tuned = open_checkpoint(audit.base.folder.parent / truth["folder"])
         its_maps = DecodedMaps(tuned, device)
         side = Side(replace(bench, model=load(tuned), checkpoint=tuned), its_maps)
         found = measure_roles(Side(bench, maps), side, judged.verdicts, judged.evidence)
-        its_roles[name] = roles = judge_roles(judged.verdicts, found)
-        change = codes(compare(maps["paper"], its_maps["paper"]))
-        told.append(FineTune(name, change, gains(maps["paper"], its_maps["paper"], WORDS)))
+        its_roles[name] = judge_roles(judged.verdicts, found)
+        told.append(fine_tune_labels(name, maps["paper"], its_maps["paper"]))
         words = label_words(found, its_maps["paper"].vocabulary.show)
-        audit.add_roles(f"roles-{name}", roles, found, base="claims", words=words)
+        audit.add_roles(f"roles-{name}", its_roles[name], found, base="claims", words=words)
     recorded = [Recorded("roles", f"roles-{name}", "roles") for name in known]
     evidence.derived(fine_tunes_table, "fine-tunes", "Several fine-tunes of one model", told, *recorded)
     evidence.derived(

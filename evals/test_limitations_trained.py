@@ -16,14 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flashinterp import Checkpoint, FlashinterpError
+from flashinterp import Checkpoint
 from flashinterp.evaluation.experiment import Experiment
 from flashinterp.runs.eval_recorder import EvalRecorder
 from flashinterp.runs.session import AuditSession
-from flashinterp.studies.word_frequency.concentration import Concentration, concentration
 from flashinterp.studies.word_frequency.concentration_tables import (
     NOT_MEASURED,
-    WordGroup,
     again_table,
     needs_known_text,
     repeated,
@@ -31,11 +29,10 @@ from flashinterp.studies.word_frequency.concentration_tables import (
 )
 from flashinterp.studies.word_frequency.training_records import Lines, Model
 from flashinterp.studies.word_frequency.training_tables import TABLES, recorded_table
+from flashinterp.studies.word_frequency.word_spread import drawn_words, word_spread
 
 RECORDED = Path(__file__).parent.parent / "docs" / "limitations"
 FIRST_STEPS = 51  # of a training that is begun again
-WORDS = 32
-NULLS = 3
 
 
 @pytest.mark.limitation
@@ -83,9 +80,11 @@ def test_size(
     flashinterp.studies.word_frequency.concentration``. On the bundled models one whole training of the smallest size
     is repeated. Limit FI-L005.
     """
-    drawn = sorted(bench.draw_words("spread words", WORDS, set()))
-    asked = [base.vocabulary.resolve(text).id for text in tokens]
-    groups = [_spread(bench, "drawn words", drawn), _spread(bench, "words asked for", list(dict.fromkeys(asked)))]
+    asked = list(dict.fromkeys(base.vocabulary.resolve(text).id for text in tokens))
+    groups = [
+        word_spread(bench, "drawn words", drawn_words(bench)),
+        word_spread(bench, "words asked for", asked),
+    ]
     evidence.derived(spread_table, "spread", "How many neurons share a word (FI-L005)", groups, bench.seed)
     if audit.truth:
         lines = _read()
@@ -93,17 +92,6 @@ def test_size(
         smallest = min(lines.models, key=lambda model: model.hidden)
         again = _repeat(smallest, None)
         _compare(smallest.loss_at, again.losses, "size", evidence)
-
-
-def _spread(bench: Experiment, name: str, ids: list[int]) -> WordGroup:
-    """The spread of some words, by score and by effect; why not, for effects that cannot be had."""
-    by_score = concentration(bench, ids, lenses=("paper", "read", "write"), how=(), nulls=NULLS)
-    by_effect: list[Concentration] | str
-    try:
-        by_effect = concentration(bench, ids, lenses=(), nulls=NULLS)
-    except FlashinterpError as error:  # quantised or offloaded weights: the rest stands
-        by_effect = str(error)
-    return WordGroup(name, len(ids), len(bench.checkpoint.layout.roster), by_score, by_effect)
 
 
 # --- what was recorded, and doing it again --------------------------------------------------------------

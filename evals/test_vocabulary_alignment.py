@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from flashinterp import Alignment, Checkpoint
+from flashinterp import Checkpoint
 from flashinterp.decoding.neuron_map import LensMaps
-from flashinterp.neurons import POLES
 from flashinterp.report.charts.neurons import alignment as draw
 from flashinterp.runs.eval_recorder import EvalRecorder
-from flashinterp.studies.vocabulary.alignment import alignment_of
+from flashinterp.studies.vocabulary.alignment import Alignment, alignment_of
 from flashinterp.studies.vocabulary.alignment_tables import alignment_layers_table, most_aligned, most_aligned_table
-
-WORDS = 5  # of a shown neuron on each pole
+from flashinterp.studies.vocabulary.exact_alignment import both_poles_words, exact_alignment
 
 
 def test_alignment_by_layer(base: Checkpoint, maps: LensMaps, evidence: EvalRecorder) -> None:
@@ -35,26 +33,16 @@ def test_alignment_by_layer(base: Checkpoint, maps: LensMaps, evidence: EvalReco
     evidence.derived(alignment_layers_table, "layers", title, largest, aligned.token_ids, words, roster)
     shown = most_aligned(aligned.max_abs)
     tokens = {i: vocabulary.show(int(aligned.token_ids[i])) for i in shown}
-    named = {i: _words(aligned, i) for i in shown}
+    named = {i: both_poles_words(aligned, i) for i in shown}
     values = largest, aligned.signs, tokens, named, roster
     evidence.derived(most_aligned_table, "top", "The most aligned neurons", *values)
     evidence.figure(draw, "distributions", title, aligned.by_layer())
     _check_sample(base, aligned)
 
 
-def _words(aligned: Alignment, i: int) -> list[tuple[str, float]]:
-    """The best words of a neuron on both poles, with their logits."""
-    neuron, found = aligned.map.neuron(i), aligned.map.words
-    return [(str(w.token), w.logit) for pole in POLES for w in found(neuron, WORDS, pole)]
-
-
 def _check_sample(base: Checkpoint, aligned: Alignment) -> None:
     """Against |U · W_down| in float64, on one layer's first neurons."""
     block = base.layout.roster.blocks[-1]
-    columns = base.rows("down", block)[:32].double()
-    z = columns @ base.head().double().T
-    if (softcap := base.layout.softcap) is not None:
-        z = softcap * (z / softcap).tanh()
-    exact = z.abs().max(dim=1).values.numpy()
+    exact = exact_alignment(base, block, 32)
     ours = aligned.max_abs[aligned.map.roster.span(block)][: len(exact)]
     assert np.allclose(ours, exact, rtol=1e-4, atol=1e-6)

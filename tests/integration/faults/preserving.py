@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-import flashinterp
+from flashinterp.studies.finetuning import measure_labels
 from tests.integration.faults.faults import Fault, after
 from tests.integration.faults.running import PRESERVATION
 
@@ -31,7 +31,7 @@ def without_the_fine_tunes_clamps(curves: Any, base: Any, side: Any, targets: An
 
 FAULTS = {
     "a layer not compared": Fault(
-        after(flashinterp, "compare", first_layer_unseen),
+        after(measure_labels, "compare", first_layer_unseen),
         PRESERVATION,
         "test_top_tokens_kept",
         "== 0.75",

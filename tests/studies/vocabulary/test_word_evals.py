@@ -16,6 +16,7 @@ from flashinterp.provenance.derivation import keep
 from flashinterp.provenance.registry import derivation_id
 from flashinterp.report.figure import Figure
 from flashinterp.studies.vocabulary import word_tables
+from flashinterp.studies.vocabulary.word_lists import best_logits, listed, unlisted_bound
 from flashinterp.studies.vocabulary.word_tables import NEAREST, best_scores
 
 
@@ -44,7 +45,7 @@ def paper() -> NeuronMap:
 
 
 def test_a_neurons_score_is_that_of_its_best_word(paper: NeuronMap) -> None:
-    logits, log_means = zip(*(module._best_logits(paper, pole) for pole in POLES), strict=True)
+    logits, log_means = zip(*(best_logits(paper, pole) for pole in POLES), strict=True)
     scores = best_scores(np.stack(logits), np.stack(log_means))
     for i in (0, 17, 500, 1279):
         best = max(paper.words(paper.neuron(i), 1, pole)[0].score for pole in POLES)
@@ -91,10 +92,10 @@ def test_a_words_neurons_are_counted_by_layer(paper: NeuronMap) -> None:
 @pytest.mark.parametrize("word", [" dog", " Sherlock"])
 def test_what_is_kept_of_a_word_ranks_its_neurons_as_the_map_does(paper: NeuronMap, word: str) -> None:
     token = paper.vocabulary.resolve(word)
-    listed, bound = module._listed(paper, token), module._bound(paper, token)
+    kept, bound = listed(paper, token), unlisted_bound(paper, token)
     found = paper.find(token, len(paper))
     once = {paper.index(f.neuron): (paper.index(f.neuron), f.pole, f.score) for f in reversed(found)}
-    best = listed.best(len(paper))
+    best = kept.best(len(paper))
     assert [row for row, _, _ in best] == sorted(once, key=lambda row: (-once[row][2], row))
     for ours, theirs in zip(best, map(once.get, (row for row, _, _ in best)), strict=True):
         assert ours == pytest.approx(theirs)
@@ -110,5 +111,5 @@ def test_a_map_that_keeps_every_word_leaves_nothing_open() -> None:
     base = open_checkpoint(FOLDER / "planted")
     whole = decode(base, device="cpu", top_k=len(base.vocabulary), layers=[1])
     token = whole.vocabulary.resolve(" dog")
-    assert module._bound(whole, token) == 0.0
+    assert unlisted_bound(whole, token) == 0.0
     assert whole.find(token, 1)[0].certain
