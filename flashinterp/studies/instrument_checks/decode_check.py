@@ -154,8 +154,11 @@ def compare_lens(
 def _sample(blocks: tuple[Block, ...], rng: np.random.Generator) -> list[Block]:
     """All dense blocks, and up to 64 of the experts."""
     experts = [block for block in blocks if block.expert is not None]
-    some = rng.choice(len(experts), min(MOST_EXPERTS, len(experts)), replace=False) if experts else []
-    return [block for block in blocks if block.expert is None] + [experts[i] for i in sorted(some)]
+    dense = [block for block in blocks if block.expert is None]
+    if not experts:
+        return dense
+    some = rng.choice(len(experts), min(MOST_EXPERTS, len(experts)), replace=False)
+    return dense + [experts[i] for i in sorted(some)]
 
 
 def _compare_block(

@@ -1,4 +1,4 @@
-"""What the eval of specialised neurons lists and counts, on a bundled model whose truth is known."""
+"""What is listed and counted of a map's words, on a bundled model whose truth is known."""
 
 from __future__ import annotations
 
@@ -8,35 +8,30 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evals import test_specialised_neurons as module
 from fixtures.storybook.models import FOLDER
 from flashinterp import NeuronMap, decode, open_checkpoint
 from flashinterp.neurons import POLES
 from flashinterp.provenance.derivation import keep
 from flashinterp.provenance.registry import derivation_id
-from flashinterp.report.figure import Figure
 from flashinterp.studies.vocabulary import word_tables
-from flashinterp.studies.vocabulary.word_lists import best_logits, listed, unlisted_bound
-from flashinterp.studies.vocabulary.word_tables import NEAREST, best_scores
+from flashinterp.studies.vocabulary.word_figures import word_layers
+from flashinterp.studies.vocabulary.word_lists import (
+    CANDIDATES,
+    best_logits,
+    catalogue,
+    listed,
+    marked_words,
+    named_word,
+    unlisted_bound,
+)
+from flashinterp.studies.vocabulary.word_tables import NEAREST, best_scores, catalogue_table, word_layers_table
 
 
-class Recorder:
-    """Takes the place of the evidence fixture: keeps what is made of the values, as they come back from ``raw/``."""
-
-    def __init__(self) -> None:
-        self.tables: dict[str, tuple[list[str], list[list[Any]], str]] = {}
-        self.figures: dict[str, Figure] = {}
-
-    def derived(self, make: Callable[..., Any], name: str, title: str, *args: Any) -> None:
-        self.tables[name] = self._made(make, args)
-
-    def figure(self, make: Callable[..., Any], name: str, title: str, *args: Any) -> None:
-        self.figures[name] = self._made(make, args, name, title)
-
-    def _made(self, make: Callable[..., Any], args: tuple[Any, ...], *first: str) -> Any:
-        assert derivation_id(make)
-        _, values = keep((), args, {})
-        return values.called(make, lambda recorded: recorded, *first)
+def made(make: Callable[..., Any], *args: Any, first: tuple[str, ...] = ()) -> Any:
+    """What a function makes of values as they come back from ``raw/``."""
+    assert derivation_id(make)
+    _, values = keep((), args, {})
+    return values.called(make, lambda recorded: recorded, *first)
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +48,7 @@ def test_a_neurons_score_is_that_of_its_best_word(paper: NeuronMap) -> None:
 
 
 def test_every_neuron_of_a_small_model_is_listed_best_first(paper: NeuronMap) -> None:
-    evidence = Recorder()
-    module.test_every_neuron_and_its_words({"paper": paper}, evidence)  # type: ignore[arg-type]
-    _, rows, caption = evidence.tables["catalogue"]
+    _, rows, caption = made(catalogue_table, catalogue(paper), paper.roster)
     assert caption.startswith("All 1,280 neurons")
     assert {row[0] for row in rows} == {str(paper.neuron(i)) for i in range(len(paper))}
     scores = [row[1] for row in rows]
@@ -67,24 +60,20 @@ def test_of_a_large_model_the_best_are_listed_and_that_is_said(
     paper: NeuronMap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(word_tables, "LISTED", 10)
-    evidence = Recorder()
-    module.test_every_neuron_and_its_words({"paper": paper}, evidence)  # type: ignore[arg-type]
-    _, rows, caption = evidence.tables["catalogue"]
+    _, rows, caption = made(catalogue_table, catalogue(paper), paper.roster)
     assert len(rows) == 10
     assert caption.startswith("The 10 best-scored of 1,280 neurons")
 
 
 def test_a_words_neurons_are_counted_by_layer(paper: NeuronMap) -> None:
-    evidence = Recorder()
-    base = open_checkpoint(FOLDER / "planted")
-    module.test_where_the_neurons_of_a_word_sit({"paper": paper}, base, (" dog", " Sherlock"), evidence)  # type: ignore[arg-type]
-    _, rows, _ = evidence.tables["layers"]
+    words = [listed(paper, paper.vocabulary.resolve(word)) for word in (" dog", " Sherlock")]
+    _, rows, _ = made(word_layers_table, words, paper.roster)
     assert [row[:2] for row in rows] == [["␣dog", 1], ["␣Sherlock", 2]]  # where they were planted
     for row in rows:
         counts = [int(part.split()[0]) for part in str(row[3]).split(", ")]
         assert sum(counts) == NEAREST
         assert f"{max(counts)} in layer {row[2]}" in str(row[3])
-    drawn = evidence.figures["layers"].data
+    drawn = made(word_layers, words, paper.roster, first=("layers", "Where")).data
     assert drawn["layers"].tolist() == [0, 1, 2, 3]
     assert np.argmax(drawn["row0_scores"][:, 0]) == 1
 
@@ -113,3 +102,16 @@ def test_a_map_that_keeps_every_word_leaves_nothing_open() -> None:
     token = whole.vocabulary.resolve(" dog")
     assert unlisted_bound(whole, token) == 0.0
     assert whole.find(token, 1)[0].certain
+
+
+def test_a_word_is_named_by_exact_logits(paper: NeuronMap) -> None:
+    base = open_checkpoint(FOLDER / "planted")
+    token = paper.vocabulary.resolve(" dog")
+    word = named_word(paper, base, token)
+    assert str(word.ranked[0].neuron) == "L1N17"
+    assert len(word.found) == CANDIDATES
+    assert word.listed == pytest.approx(word.ranked[0].score, rel=1e-5)
+    assert word.words[0] == "␣dog"
+    labels = marked_words(paper, listed(paper, token))
+    assert next(iter(labels)) == paper.index("L1N17")
+    assert labels[paper.index("L1N17")][0] == "␣dog"
