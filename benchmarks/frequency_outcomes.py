@@ -20,7 +20,8 @@ from flashinterp.models.activations import capture, encode
 from flashinterp.neuron_index import NeuronIndex
 from flashinterp.neurons import POLES
 from flashinterp.studies.lens_causality.measure import effects
-from flashinterp.studies.word_frequency.concentration import concentration, spread
+from flashinterp.studies.word_frequency.concentration import concentration
+from flashinterp.studies.word_frequency.concentration_records import spread
 from flashinterp.studies.word_frequency.training_records import LENSES, Condition, Sharing, TrainingOutcome
 from flashinterp.tokens import Token
 

@@ -56,11 +56,11 @@ if TYPE_CHECKING:
     from flashinterp.studies.limitations.known_limits import Limit as Limit
     from flashinterp.studies.steering.dose_choice import Bounds as Bounds
     from flashinterp.studies.steering.dose_choice import DoseCurve as DoseCurve
-    from flashinterp.studies.steering.dose_choice import dose_curve as dose_curve
+    from flashinterp.studies.steering.dose_curve import dose_curve as dose_curve
     from flashinterp.studies.vocabulary.alignment import Alignment as Alignment
     from flashinterp.studies.vocabulary.alignment import alignment as alignment
-    from flashinterp.studies.word_frequency.concentration import Concentration as Concentration
     from flashinterp.studies.word_frequency.concentration import concentration as concentration
+    from flashinterp.studies.word_frequency.concentration_records import Concentration as Concentration
     from flashinterp.tokens import Token as Token
     from flashinterp.tokens import Vocabulary as Vocabulary
 
@@ -86,9 +86,11 @@ _PUBLIC = {
     "studies.finetuning.gained_words": "gained",
     "studies.finetuning.roles": "Role RoleRule judge_roles",
     "studies.limitations.known_limits": "LIMITS Limit",
-    "studies.steering.dose_choice": "Bounds DoseCurve dose_curve",
+    "studies.steering.dose_choice": "Bounds DoseCurve",
+    "studies.steering.dose_curve": "dose_curve",
     "studies.vocabulary.alignment": "Alignment alignment",
-    "studies.word_frequency.concentration": "Concentration concentration",
+    "studies.word_frequency.concentration": "concentration",
+    "studies.word_frequency.concentration_records": "Concentration",
     "tokens": "Token Vocabulary",
 }
 """The public names by the module that holds them."""

@@ -215,3 +215,11 @@ def mean_interval(values: ArrayLike, *, alpha: float = 0.05) -> Interval:
     mean = float(x.mean())
     low, high = lower_bound(x, alpha=alpha), lower_bound(-x, alpha=alpha)
     return Interval(mean, low, None if high is None else -high)
+
+
+def log_odds(log_probs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """log(p / (1 - p)) from log p, finite also where p rounds to 1."""
+    # 1 - p is at least one float32 step below 1; smaller differences are rounding, not odds.
+    other = np.log(np.maximum(-np.expm1(log_probs.astype(np.float64)), np.finfo(np.float32).eps / 2))
+    result: NDArray[np.float32] = (log_probs - other).astype(np.float32)
+    return result

@@ -25,10 +25,10 @@ from flashinterp.evaluation.matched_controls import Controls, duplicates_of, mat
 from flashinterp.evaluation.natural_range import Natural, append, check_routed, natural_text
 from flashinterp.evaluation.prompts import check_split
 from flashinterp.evaluation.verdict import Rule, judge
-from flashinterp.interventions.dose_response import Curves, log_odds, sweep
+from flashinterp.interventions.dose_response import Curves, sweep
 from flashinterp.models.activations import capture, encode
 from flashinterp.neurons import Block, NeuronId
-from flashinterp.stats import separation
+from flashinterp.stats import log_odds, separation
 from flashinterp.tokens import Token
 
 _STRESS = 500.0  # the paper's figure 2

@@ -27,6 +27,7 @@ from flashinterp.models.layout import Layout
 from flashinterp.models.layout_reader import layout_of
 from flashinterp.models.replay import prepare
 from flashinterp.neurons import Block, NeuronId, Site
+from flashinterp.stats import log_odds
 from flashinterp.tokens import Token, Vocabulary
 
 DEFAULT_ROWS = {"cpu": 64, "cuda": 256}
@@ -74,14 +75,6 @@ class Curves:
     def log_odds(self) -> FloatArray:
         """[neurons, values, prompts, tokens] log(p / (1 - p)), which does not flatten near 0 or 1."""
         return log_odds(self.log_probs)
-
-
-def log_odds(log_probs: FloatArray) -> FloatArray:
-    """log(p / (1 - p)) from log p, finite also where p rounds to 1."""
-    # 1 - p is at least one float32 step below 1; smaller differences are rounding, not odds.
-    other = np.log(np.maximum(-np.expm1(log_probs.astype(np.float64)), np.finfo(np.float32).eps / 2))
-    result: FloatArray = (log_probs - other).astype(np.float32)
-    return result
 
 
 @torch.no_grad()

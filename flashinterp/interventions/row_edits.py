@@ -6,31 +6,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from flashinterp.errors import ClampError
+from flashinterp.interventions.row_place import RowPlace
 from flashinterp.models.checkpoint import open_checkpoint
 from flashinterp.models.layout import Layout, module_at
 from flashinterp.models.layout_reader import layout_of
-from flashinterp.neurons import NeuronId
-from flashinterp.provenance.registry import record
-
-RowKind = Literal["up", "gate"]
-"""Which of a neuron's two rows: both read the residual stream."""
-
-
-@record("interventions.row_place", version=1)
-class RowPlace(NamedTuple):
-    """One row: a neuron's in W_up or in W_gate."""
-
-    neuron: NeuronId
-    kind: RowKind
-
-    def __str__(self) -> str:
-        return f"{self.neuron} {self.kind}"
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashinterp._util.json_text import canonical_json
 from flashinterp.evaluation.prompts import PromptSet, shipped
-from flashinterp.models.checkpoint import Checkpoint
 from flashinterp.provenance.derivation import Again, Derivation
 from flashinterp.report.figure import Figure
 from flashinterp.report.paper_answers import NAME as FINDINGS
@@ -30,6 +29,9 @@ from flashinterp.runs.ledger import Ledger
 from flashinterp.runs.options import Options
 from flashinterp.runs.recording import Recording
 from flashinterp.studies.limitations.known_limits import LIMITS as KNOWN_LIMITS
+
+if TYPE_CHECKING:
+    from flashinterp.models.checkpoint import Checkpoint
 
 _UNFINISHED = """# INCOMPLETE
 

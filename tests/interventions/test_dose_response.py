@@ -24,9 +24,9 @@ from flashinterp import (
     clamp,
     sweep,
 )
-from flashinterp.interventions.dose_response import log_odds
 from flashinterp.models.activations import capture, encode
 from flashinterp.neurons import SITES
+from flashinterp.stats import log_odds
 from tests.helpers import n_hooks
 
 PROMPTS = ("We walked down the road and then we saw the", "The next word is")
@@ -208,22 +208,6 @@ def test_progress_counts_every_point(planted: Checkpoint, planted_model: Any) ->
 
 
 # --- log-odds ---------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.floats(-30, -0.001), min_size=1, max_size=9))
-def test_log_odds_are_the_formula_in_float64(log_probs: list[float]) -> None:
-    p = np.array(log_probs, dtype=np.float32)
-    wide = p.astype(np.float64)
-    got = log_odds(p)
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(got, wide - np.log(-np.expm1(wide)), rtol=1e-6, atol=1e-6)
-
-
-def test_log_odds_stay_finite_and_ordered_where_p_rounds_to_one() -> None:
-    got = log_odds(np.array([-1.0, -1e-3, -1e-7, -1e-9, -1e-30, 0.0], dtype=np.float32))
-    assert np.isfinite(got).all()
-    assert (np.diff(got) >= 0).all()
-    assert got[-1] == pytest.approx(np.log(2 / np.finfo(np.float32).eps), abs=1e-3)
 
 
 def test_log_odds_do_not_flatten_where_the_probability_does(planted: Checkpoint, planted_model: Any) -> None:

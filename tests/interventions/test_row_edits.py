@@ -14,7 +14,8 @@ from torch import Tensor
 
 from flashinterp.errors import ClampError, LayoutError, NeuronError
 from flashinterp.interventions.clamp_export import vector_of
-from flashinterp.interventions.row_edits import RowEdit, RowPlace, edited_rows
+from flashinterp.interventions.row_edits import RowEdit, edited_rows
+from flashinterp.interventions.row_place import RowPlace
 from flashinterp.models.checkpoint import Checkpoint
 from flashinterp.models.layout_reader import layout_of
 from flashinterp.neurons import NeuronId

@@ -27,6 +27,7 @@ from flashinterp.models.forward_pass import input_device
 from flashinterp.models.layout import module_at
 from flashinterp.models.layout_reader import layout_of
 from flashinterp.models.norms import cap
+from flashinterp.studies.concept_erasure.cosine import cosine
 from flashinterp.tokens import Token
 
 ENOUGH = 0.99
@@ -61,7 +62,7 @@ class ConceptVector:
     @property
     def kept(self) -> float:
         """Cosine of the refined vector with the approximate one: how much of what was read out is left."""
-        return float(torch.cosine_similarity(self.approximate, self.refined, dim=0))
+        return cosine(self.approximate.numpy(), self.refined.numpy())
 
 
 def concept_vector(

@@ -6,26 +6,24 @@ and other text keeps its next-token distribution, as the median KL divergence sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import kl_div
 
 from flashinterp.evaluation.experiment import Experiment
 from flashinterp.evaluation.natural_range import append
-from flashinterp.interventions.dose_response import log_odds
 from flashinterp.interventions.row_edits import RowEdit, edited_rows
 from flashinterp.models.activations import encode
 from flashinterp.models.forward_pass import input_device
 from flashinterp.studies.concept_erasure.concept_vector import by_length
+from flashinterp.studies.concept_erasure.removal import Floats, mean_probability
 from flashinterp.tokens import Token
 
-Floats = NDArray[np.float64]
 _OTHERS = 12  # texts about something else
 
 
@@ -83,7 +81,7 @@ class Measured:
 
     def probability(self) -> float:
         """The concept's mean probability over all texts of all directions."""
-        return float(np.exp(np.concatenate(list(self.log_probs.values()))).mean())
+        return mean_probability(self.log_probs)
 
     def kl(self, clean: Measured) -> Floats:
         """[positions] KL(clean ‖ this) on text about something else, in nats."""
@@ -109,19 +107,3 @@ def _last(model: Any, sequences: Sequence[Tensor], token_id: int) -> Floats:
         logits = model(ids, use_cache=False, logits_to_keep=1).logits[:, -1]
         result[places] = logits.float().log_softmax(-1)[:, token_id].double().cpu().numpy()
     return result
-
-
-def change(before: Measured, after: Measured) -> float:
-    """By how many nats the log of the concept's mean probability changes; what expects it most counts most."""
-    return float(np.log(after.probability()) - np.log(before.probability()))
-
-
-def by_direction(before: Measured, after: Measured) -> Mapping[str, tuple[float, float, float, float]]:
-    """For each direction: mean probability before, mean and highest after, mean change of log-odds."""
-    told = {}
-    for name, old in before.log_probs.items():
-        new = after.log_probs[name]
-        change = log_odds(new.astype(np.float32)) - log_odds(old.astype(np.float32))
-        now = np.exp(new)
-        told[name] = float(np.exp(old).mean()), float(now.mean()), float(now.max()), float(change.mean())
-    return told

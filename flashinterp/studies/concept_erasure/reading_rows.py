@@ -11,29 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flashinterp.errors import LayoutError, RunError
-from flashinterp.interventions.row_edits import RowKind, RowPlace
+from flashinterp.interventions.row_place import RowKind, RowPlace
 from flashinterp.models.checkpoint import Checkpoint
 from flashinterp.neurons import Block, NeuronId
-from flashinterp.provenance.registry import record
+from flashinterp.studies.concept_erasure.removal import RankedRow
 
 Floats = NDArray[np.float64]
 _NEAREST = 16  # rows of the nearest norms, among which a control's is drawn
-
-
-@record("concept_erasure.ranked_row", version=1)
-@dataclass(frozen=True)
-class RankedRow:
-    """A row, and how near its direction is to the vector's.
-
-    Attributes:
-        place: whose.
-        cosine: with the vector.
-        norm: of the row.
-    """
-
-    place: RowPlace
-    cosine: float
-    norm: float
 
 
 @dataclass(frozen=True)

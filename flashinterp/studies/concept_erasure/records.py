@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from flashinterp.neurons import NeuronId, Site
 from flashinterp.provenance.registry import record
 from flashinterp.stats import rank_p
-from flashinterp.studies.concept_erasure.concept_vector import ConceptVector
-from flashinterp.studies.concept_erasure.measure import Floats, Measured, change
-from flashinterp.studies.concept_erasure.reading_rows import RankedRow
-from flashinterp.studies.concept_erasure.reverse import ErasureControls, Point, Reversal, choose, reversed_rows
+from flashinterp.studies.concept_erasure.removal import Floats, Point, RankedRow, Verdict, change, choose, verdict
 from flashinterp.tokens import Token
 
+if TYPE_CHECKING:
+    from flashinterp.studies.concept_erasure.reverse import Reversal
 
-@dataclass(frozen=True)
-class _State(Measured):
-    """A measured state whose logits are gone: of other text there is what has changed.
-
-    Attributes:
-        changed: [positions] KL(clean ‖ this), in nats.
-    """
-
-    changed: Floats
-
-    def kl(self, clean: Measured) -> Floats:
-        return self.changed
+_STEPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+"""From 1 to the next number of a dtype."""
 
 
 @record("concept_erasure.removed_concept", version=1)
@@ -82,34 +72,39 @@ class Removed:
             **vars(found.controls),
         )
 
-    def again(self) -> Reversal:
-        """The removal, its number of edits chosen and its ranks taken again; all vectors are empty."""
-        none = torch.empty(0)
-        vector = ConceptVector(self.token, none, none, self.p_approximate, self.p_refined, steps=0, texts=0)
-        number, reason = choose(self.selection, self.vocabulary)
-        logits = torch.empty(0, self.vocabulary)
-        before = _State(self.before, logits, np.zeros_like(self.kl))
-        after = _State(self.after, logits, self.kl)
-        moved = change(before, after)
-        return Reversal(
-            concept=vector,
-            ranked=self.ranked,
-            edits=tuple(reversed_rows(vector, self.ranked[:number])),
-            selection=self.selection,
-            heldout=self.heldout,
-            reason=reason,
-            before=before,
-            after=after,
-            controls=ErasureControls(self.rows, self.directions, self.rows_kl, self.directions_kl),
-            p_rows=rank_p(-moved, -self.rows),
-            p_directions=rank_p(-moved, -self.directions),
-            folder=None,
-        )
+    @cached_property
+    def _chosen(self) -> tuple[int, str]:
+        return choose(self.selection, self.vocabulary)
 
+    @property
+    def edits(self) -> int:
+        """The number of edits that the selection texts choose."""
+        return self._chosen[0]
 
-def kept(found: Reversal, approximate: NDArray[np.float32], refined: NDArray[np.float32]) -> float:
-    """Cosine of a concept's refined vector with the approximate one, both [d]: how much of what was read is left."""
-    return replace(found.concept, approximate=torch.tensor(approximate), refined=torch.tensor(refined)).kept
+    @property
+    def reason(self) -> str:
+        """By which rule, in words."""
+        return self._chosen[1]
+
+    @property
+    def change(self) -> float:
+        """By how many nats the log of the concept's mean probability on held-out texts changes."""
+        return change(self.before, self.after)
+
+    @property
+    def p_rows(self) -> float | None:
+        """The change's rank among the controls on other rows."""
+        return rank_p(-self.change, -self.rows)
+
+    @property
+    def p_directions(self) -> float | None:
+        """The change's rank among the controls in random directions."""
+        return rank_p(-self.change, -self.directions)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the held-out texts say."""
+        return verdict(self.before, self.after, self.kl, self.vocabulary, self.p_rows)
 
 
 @record("concept_erasure.exported_clamp", version=1)
@@ -138,9 +133,9 @@ class ClampKept:
     @property
     def allowed(self) -> float:
         """The difference that rounding makes."""
-        step: float = 64 * torch.finfo(torch.float32).eps
+        step = 64 * _STEPS["float32"]
         if self.site == "post":
-            step += torch.finfo(getattr(torch, self.dtype)).eps
+            step += _STEPS[self.dtype]
         return step * float(self.largest.max())
 
     @property

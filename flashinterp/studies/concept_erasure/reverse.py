@@ -12,77 +12,40 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from flashinterp._util.progress import Progress, Tally
 from flashinterp.errors import RunError
 from flashinterp.evaluation.experiment import Experiment
 from flashinterp.interventions.clamp_export import vector_of
-from flashinterp.interventions.row_edits import RowEdit, RowPlace
+from flashinterp.interventions.row_edits import RowEdit
+from flashinterp.interventions.row_place import RowPlace
 from flashinterp.models.checkpoint import Checkpoint
 from flashinterp.models.checkpoint_copy import copy_checkpoint
 from flashinterp.models.layout import Weight
 from flashinterp.models.weights.shard_writer import Changes
-from flashinterp.provenance.registry import record
 from flashinterp.stats import rank_p
 from flashinterp.studies.concept_erasure.concept_vector import ConceptVector, concept_vector
 from flashinterp.studies.concept_erasure.measure import Measured, Texts, measure_removal
-from flashinterp.studies.concept_erasure.measure import change as change_of
-from flashinterp.studies.concept_erasure.reading_rows import RankedRow, ReadingRows
+from flashinterp.studies.concept_erasure.reading_rows import ReadingRows
+from flashinterp.studies.concept_erasure.removal import (
+    ErasureControls,
+    Floats,
+    Point,
+    RankedRow,
+    Verdict,
+    change,
+    choose,
+    verdict,
+)
 from flashinterp.tokens import Token
 
-Floats = NDArray[np.float64]
-GONE = 0.1
-"""A concept is gone when its mean probability is at most this share of what it was ..."""
-CHANCE = 2.0
-"""... or at most this many times what each token has where all are alike, 1 / V: there is nothing left to see then. The
-paper's probabilities go to 0.00 from about 1; a word that began at 0.002 need not go to 0.0002."""
-MOST_KL = 0.1
-"""The median change of other text, in nats a token, up to which a number of edits is taken: METHOD 12's bound for a
-clamp. The paper reports 0.002 after five concepts of an 8B model."""
-Verdict = Literal["removed", "lowered", "kept", "not_measured"]
-_LEVEL = 0.05  # 19 controls can just reach it
 _COUNTS = (1, 2, 4, 8, 16, 32, 64)
 _LISTED = 64  # ranked rows that are kept
-
-
-@record("concept_erasure.edit_count", version=1)
-@dataclass(frozen=True)
-class Point:
-    """One number of edits, on one part of the texts.
-
-    Attributes:
-        edits: m; 0 for the model as it is.
-        probability: the concept's, mean over all texts of all directions.
-        change: of that probability's logarithm, in nats.
-        kl: median KL on text about something else, in nats a token.
-    """
-
-    edits: int
-    probability: float
-    change: float
-    kl: float
-
-
-@dataclass(frozen=True)
-class ErasureControls:
-    """The same number of edits, but for one thing; each draw's change on held-out texts, in nats.
-
-    Attributes:
-        rows: other rows of the same layers and kinds with the nearest norms get the reversed concept.
-        directions: the same rows get random directions.
-        rows_kl, directions_kl: each draw's median KL on text about something else.
-    """
-
-    rows: Floats
-    directions: Floats
-    rows_kl: Floats
-    directions_kl: Floats
 
 
 @dataclass(frozen=True)
@@ -118,7 +81,7 @@ class Reversal:
     @property
     def change(self) -> float:
         """By how many nats the log of the concept's mean probability on held-out texts changes."""
-        return change_of(self.before, self.after)
+        return change(self.before.log_probs, self.after.log_probs)
 
     @property
     def kl(self) -> Floats:
@@ -127,19 +90,9 @@ class Reversal:
 
     @property
     def verdict(self) -> Verdict:
-        """What the held-out texts say.
-
-        ``not_measured``: the concept was not expected there before. ``removed``: it is gone, other text is not changed
-        beyond `MOST_KL`, and no control on other rows does as much (p ≤ 0.05). ``lowered``: that, but it is not gone.
-        ``kept`` otherwise.
-        """
-        limit = gone(self.before.probability(), self.before.other.shape[-1])
-        if self.before.probability() <= limit:
-            return "not_measured"
-        harmless = float(np.median(self.kl)) <= MOST_KL
-        if self.change >= 0 or not harmless or self.p_rows is None or self.p_rows > _LEVEL:
-            return "kept"
-        return "removed" if self.after.probability() <= limit else "lowered"
+        """What the held-out texts say: see `flashinterp.studies.concept_erasure.removal.verdict`."""
+        before, after = self.before.log_probs, self.after.log_probs
+        return verdict(before, after, self.kl, self.before.other.shape[-1], self.p_rows)
 
 
 def reverse(
@@ -196,7 +149,7 @@ def reverse(
     texts = Texts.of(bench, token, "heldout")
     heldout, states = _curve(bench, vector, ranked, counts, texts, tally)
     drawn = _controls(bench, texts, states[0], vector, ranked[:chosen], rows, controls, rng, tally)
-    change = change_of(states[0], states[chosen])
+    moved = change(states[0].log_probs, states[chosen].log_probs)
     made = reversed_rows(vector, ranked[:chosen])
     written = None
     if folder is not None:
@@ -211,8 +164,8 @@ def reverse(
         before=states[0],
         after=states[chosen],
         controls=drawn,
-        p_rows=rank_p(-change, -drawn.rows),
-        p_directions=rank_p(-change, -drawn.directions),
+        p_rows=rank_p(-moved, -drawn.rows),
+        p_directions=rank_p(-moved, -drawn.directions),
         folder=written,
     )
 
@@ -230,36 +183,9 @@ def _curve(
     for m in (0, *counts):
         states[m] = measure_removal(bench.model, texts, concept.token, reversed_rows(concept, ranked[:m]))
         kl = float(np.median(states[m].kl(states[0])))
-        points.append(Point(m, states[m].probability(), change_of(states[0], states[m]), kl))
+        points.append(Point(m, states[m].probability(), change(states[0].log_probs, states[m].log_probs), kl))
         tally.add()
     return tuple(points), states
-
-
-def gone(clean: float, vocabulary: int) -> float:
-    """The probability at which a concept is gone, from what it was and V."""
-    return max(GONE * clean, CHANCE / vocabulary)
-
-
-def choose(selection: Sequence[Point], vocabulary: int) -> tuple[int, str]:
-    """The number of edits, from a curve whose first point is none, and the rule by which it was chosen.
-
-    Raises:
-        RunError: every number of edits changes other text too much.
-    """
-    clean, within = selection[0].probability, [point for point in selection[1:] if point.kl <= MOST_KL]
-    if not within:
-        raise RunError(
-            f"no number of edits leaves other text as it is: its median KL is {selection[1].kl:.2g} nats with the "
-            f"fewest, and at most {MOST_KL:g} is allowed; choose edits= yourself, or another concept"
-        )
-    limit = gone(clean, vocabulary)
-    if clean <= limit:
-        return within[0].edits, "the least: the concept is not expected on the selection texts, so nothing decides"
-    for point in within:
-        if point.probability <= limit:
-            return point.edits, "the smallest number after which the concept is gone"
-    best = min(within, key=lambda point: (point.probability, point.edits))
-    return best.edits, "the one that leaves the least: after none is the concept gone"
 
 
 def reversed_rows(concept: ConceptVector, rows: Sequence[RankedRow]) -> list[RowEdit]:
@@ -292,7 +218,7 @@ def _controls(
         }
         for kind, made in drawn.items():
             state = measure_removal(bench.model, texts, concept.token, made)
-            found[kind].append((change_of(clean, state), float(np.median(state.kl(clean)))))
+            found[kind].append((change(clean.log_probs, state.log_probs), float(np.median(state.kl(clean)))))
             tally.add()
     table = {kind: np.array(values, dtype=np.float64).reshape(-1, 2) for kind, values in found.items()}
     return ErasureControls(

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from flashinterp.provenance.registry import derivation
 from flashinterp.report.table import Told
-from flashinterp.studies.concept_erasure.measure import by_direction
-from flashinterp.studies.concept_erasure.records import ClampKept, Removed, kept
-from flashinterp.studies.concept_erasure.reverse import GONE, MOST_KL
+from flashinterp.studies.concept_erasure.cosine import cosine
+from flashinterp.studies.concept_erasure.records import ClampKept, Removed
+from flashinterp.studies.concept_erasure.removal import GONE, MOST_KL, by_direction, mean_probability
 
 LISTED = 4
 """Ranked rows of each concept in the table, at least."""
@@ -27,12 +27,11 @@ def reading_rows_table(found: Sequence[Removed], vectors: Sequence[NDArray[np.fl
         vectors: of each, [2, d]: its approximate and its refined vector.
     """
     rows: list[list[Any]] = []
-    for removed, (approximate, refined) in zip(found, vectors, strict=True):
-        r = removed.again()
-        concept = [r.concept.p_approximate, r.concept.p_refined, kept(r, approximate, refined)]
-        for rank, row in enumerate(r.ranked[: max(LISTED, len(r.edits))], 1):
-            turned = "yes" if rank <= len(r.edits) else "no"
-            rows.append([str(r.concept.token), rank, str(row.place), row.cosine, turned, *concept])
+    for r, (approximate, refined) in zip(found, vectors, strict=True):
+        concept = [r.p_approximate, r.p_refined, cosine(approximate, refined)]
+        for rank, row in enumerate(r.ranked[: max(LISTED, r.edits)], 1):
+            turned = "yes" if rank <= r.edits else "no"
+            rows.append([str(r.token), rank, str(row.place), row.cosine, turned, *concept])
     return (
         ["concept", "rank", "row", "cosine", "reversed", "refined from p", "to p", "kept"],
         rows,
@@ -47,9 +46,9 @@ def removal_table(found: Sequence[Removed]) -> Told:
     return (
         ["concept", "edits", "p before", "p after", "median KL", "95 % KL", "verdict", "number of edits"],
         [
-            [str(r.concept.token), len(r.edits), r.before.probability(), r.after.probability()]
+            [str(r.token), r.edits, mean_probability(r.before), mean_probability(r.after)]
             + [float(np.median(r.kl)), float(np.quantile(r.kl, 0.95)), r.verdict, r.reason]
-            for r in (one.again() for one in found)
+            for r in found
         ],
         "p: the concept's mean probability over held-out texts of all directions. KL: of the next token on text about "
         f"something else, nats; at most {MOST_KL:g} in the median. Removed: p at most {GONE:.0%} of what it was, or "
@@ -61,11 +60,10 @@ def removal_table(found: Sequence[Removed]) -> Told:
 def removal_controls_table(found: Sequence[Removed]) -> Told:
     """The same number of edits that are not the concept's: medians, extremes and ranks."""
     rows: list[list[Any]] = []
-    for r in (one.again() for one in found):
-        c = r.controls
+    for r in found:
         rows.append(
-            [str(r.concept.token), r.change, float(np.median(c.rows)), float(c.rows.min()), r.p_rows]
-            + [float(np.median(c.directions)), float(c.directions.min()), r.p_directions, float(np.median(c.rows_kl))]
+            [str(r.token), r.change, float(np.median(r.rows)), float(r.rows.min()), r.p_rows]
+            + [float(np.median(r.directions)), float(r.directions.min()), r.p_directions, float(np.median(r.rows_kl))]
         )
     return (
         ["concept", "change", "other rows", "lowest row", "p", "random directions", "lowest direction"]
@@ -83,8 +81,8 @@ def removal_directions_table(found: Sequence[Removed]) -> Told:
     return (
         ["concept", "direction", "texts", "p before", "p after", "highest after", "change of log-odds"],
         [
-            [str(r.concept.token), name, len(r.before.log_probs[name]), *told]
-            for r in (one.again() for one in found)
+            [str(r.token), name, len(r.before[name]), *told]
+            for r in found
             for name, told in by_direction(r.before, r.after).items()
         ],
         "theme: texts after which a word of its theme may come; anything: any word may; just said: right after the "
@@ -98,9 +96,8 @@ def removal_curve_table(found: Sequence[Removed]) -> Told:
     return (
         ["concept", "edits", "p, selection", "p, held out", "KL, selection", "KL, held out", "chosen"],
         [
-            [str(r.concept.token), s.edits, s.probability, h.probability, s.kl, h.kl]
-            + ["yes" if s.edits == len(r.edits) else "no"]
-            for r in (one.again() for one in found)
+            [str(r.token), s.edits, s.probability, h.probability, s.kl, h.kl] + ["yes" if s.edits == r.edits else "no"]
+            for r in found
             for s, h in zip(r.selection, r.heldout, strict=True)
         ],
         "The number is chosen on the selection texts; what it does is told by the held-out ones.",

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from flashinterp.decoding.neuron_map import Word
@@ -38,6 +37,8 @@ class Likeness:
 
         What all rows share says nothing of any two, and the mean of the words' rows is what they share.
         """
+        import torch
+
         head = checkpoint.head().to("cpu", torch.float32).numpy()
         centred = head - head[words].mean(axis=0)
         rows = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), np.finfo(np.float32).tiny)

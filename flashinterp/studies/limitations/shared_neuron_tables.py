@@ -18,7 +18,7 @@ from flashinterp.provenance.registry import derivation, record
 from flashinterp.report.table import Told
 from flashinterp.studies.limitations.driven_neuron import Driven
 from flashinterp.studies.limitations.second_word import second_word, unlike
-from flashinterp.studies.limitations.twin_neurons import Twin, TwinEffects, nearest_twin
+from flashinterp.studies.limitations.twin_records import Twin, TwinEffects, nearest_twin
 from flashinterp.tokens import Token
 
 

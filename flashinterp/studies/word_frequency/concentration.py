@@ -16,7 +16,6 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -39,49 +38,16 @@ from flashinterp.models.forward_pass import input_device
 from flashinterp.models.layout_check import probe
 from flashinterp.models.norms import cap
 from flashinterp.neurons import LENSES
-from flashinterp.provenance.registry import record
-from flashinterp.stats import Interval, bootstrap_mean
 from flashinterp.studies.lens_causality.measure import effects, natural_ranges, ranked_prompts
 from flashinterp.studies.lens_causality.pairing_null import repaired
+from flashinterp.studies.word_frequency.concentration_records import Concentration, spread
+from flashinterp.studies.word_frequency.concentration_tables import CAPTION, HEADERS, rows_of
 from flashinterp.tokens import show
 
 Floats = NDArray[np.float64]
 How = Literal["attribution", "measured"]
 """What stands for a neuron's effect on a word: one backward pass for each prompt, or a sweep of every neuron."""
 _LOGITS = 1 << 24  # logits of some rows at a time: 64 MB
-
-
-@record("word_frequency.word_spread", version=1)
-@dataclass(frozen=True)
-class Spread:
-    """How the mass of T words is spread over N neurons; NaN for a word without any mass.
-
-    Attributes:
-        participation: [T] 1 / Σ s², s the neurons' shares: the participation ratio.
-        entropy: [T] exp(-Σ s ln s), which counts small shares more.
-        top: [T] the largest share.
-    """
-
-    participation: Floats
-    entropy: Floats
-    top: Floats
-
-
-def spread(mass: NDArray[np.floating]) -> Spread:
-    """The effective numbers of neurons of a mass [N, T].
-
-    Raises:
-        RunError: the mass is negative or not finite somewhere.
-    """
-    x = np.asarray(mass, dtype=np.float64)
-    if not (np.isfinite(x).all() and (x >= 0).all()):
-        raise RunError(f"{int((~(np.isfinite(x) & (x >= 0))).sum())} of {x.size} masses are negative or not finite; "
-                       "check the weights")  # fmt: skip
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shares = x / x.max(axis=0)  # first to 1 at most: a sum of large masses may be infinite
-        shares = shares / shares.sum(axis=0)
-        log = np.where(shares > 0, np.log(shares), 0.0)
-        return Spread(1 / (shares**2).sum(axis=0), np.exp(-(shares * log).sum(axis=0)), shares.max(axis=0))
 
 
 @torch.no_grad()
@@ -161,63 +127,6 @@ def effect_mass(
     return np.nan_to_num(values.astype(np.float64) ** 2)  # NaN: no natural range, hence no effect
 
 
-@record("word_frequency.concentration", version=1)
-@dataclass(frozen=True)
-class Concentration:
-    """One kind of mass in one model, and the same in its nulls.
-
-    Attributes:
-        mass: which.
-        neurons: N of the model.
-        words: the T words, as they are printed.
-        here: of the model.
-        nulls: of each repetition with random directions.
-    """
-
-    mass: str
-    neurons: int
-    words: tuple[str, ...]
-    here: Spread
-    nulls: tuple[Spread, ...]
-
-    def effective(self, rng: np.random.Generator) -> Interval | None:
-        """The effective number (participation ratio), geometric mean over words, with a bootstrap interval."""
-        return _geometric(np.log(self.here.participation), rng)
-
-    def null(self, rng: np.random.Generator) -> Interval | None:
-        """The same of the nulls; None without any."""
-        return _geometric(np.log(self.null_participation()), rng) if self.nulls else None
-
-    def against_null(self, rng: np.random.Generator) -> Interval | None:
-        """How many times the null's number: below 1, concepts are held by fewer neurons than chance would leave."""
-        return _geometric(np.log(self.here.participation / self.null_participation()), rng) if self.nulls else None
-
-    def entropic(self) -> float | None:
-        """The effective number by entropy, geometric mean over words."""
-        known = self.here.entropy[np.isfinite(self.here.entropy)]
-        return float(np.exp(np.log(known).mean())) if known.size else None
-
-    def top(self) -> float | None:
-        """The mean share of a word's first neuron."""
-        known = self.here.top[np.isfinite(self.here.top)]
-        return float(known.mean()) if known.size else None
-
-    def null_participation(self) -> Floats:
-        """[T] the nulls' effective numbers, geometric mean over the repetitions."""
-        result: Floats = np.exp(np.mean([np.log(null.participation) for null in self.nulls], axis=0))
-        return result
-
-
-def _geometric(logs: Floats, rng: np.random.Generator) -> Interval | None:
-    """exp of a mean of logs, with its interval, over the words that have any mass."""
-    known = logs[np.isfinite(logs)]
-    if not known.size:
-        return None
-    mean = bootstrap_mean(known, rng)
-    low, high = (None if end is None else math.exp(end) for end in (mean.low, mean.high))
-    return Interval(math.exp(mean.estimate), low, high)
-
-
 def concentration(
     bench: Experiment,
     ids: Sequence[int],
@@ -256,38 +165,6 @@ def concentration(
         if lens in there
     ]
     return by_score + [made(f"effect, {one}", partial(effect_mass, bench, ids, how=one)) for one in how]
-
-
-HEADERS = ["model", "neurons", "mass", "effective", "low", "high", "null's", "times null's", "low", "high"]
-
-
-HEADERS += ["by entropy", "first neuron's share"]
-
-
-CAPTION = (
-    "Effective: how many equal neurons would be as concentrated, by the participation ratio 1 / Σ share², geometric "
-    "mean over words; by entropy, small shares count more. Score: a lens's scores over all neurons, from weights "
-    "alone. Effect: squared change of the word's log-odds over each neuron's own natural range, by one backward pass "
-    "(attribution) or by clamping every neuron (measured). Null's: with random directions of the same norms in place "
-    "of what the lens looks at, or of W_down. Times null's: below 1 a word is held by fewer neurons than chance would "
-    "leave. Intervals, 95 %: a bootstrap over words, which are of one model."
-)
-
-
-def rows_of(model: str, kinds: Sequence[Concentration], rng: np.random.Generator) -> list[list[Any]]:
-    """The table's rows for one model; None where nothing can be given."""
-    rows: list[list[Any]] = []
-    for kind in kinds:
-        here, null, against = kind.effective(rng), kind.null(rng), kind.against_null(rng)
-        rows.append(
-            [model, kind.neurons, kind.mass, *_cells(here), null and null.estimate, *_cells(against)]
-            + [kind.entropic(), kind.top()]
-        )
-    return rows
-
-
-def _cells(interval: Interval | None) -> list[float | None]:
-    return [None] * 3 if interval is None else [interval.estimate, interval.low, interval.high]
 
 
 def common_words(checkpoints: Sequence[Checkpoint], n: int, seed: int) -> tuple[str, ...]:

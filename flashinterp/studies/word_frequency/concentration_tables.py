@@ -14,7 +14,19 @@ from numpy.typing import NDArray
 
 from flashinterp.provenance.registry import derivation, record
 from flashinterp.report.table import Told
-from flashinterp.studies.word_frequency.concentration import CAPTION, HEADERS, Concentration, rows_of
+from flashinterp.stats import Interval
+from flashinterp.studies.word_frequency.concentration_records import Concentration
+
+HEADERS = ["model", "neurons", "mass", "effective", "low", "high", "null's", "times null's", "low", "high"]
+HEADERS += ["by entropy", "first neuron's share"]
+CAPTION = (
+    "Effective: how many equal neurons would be as concentrated, by the participation ratio 1 / Σ share², geometric "
+    "mean over words; by entropy, small shares count more. Score: a lens's scores over all neurons, from weights "
+    "alone. Effect: squared change of the word's log-odds over each neuron's own natural range, by one backward pass "
+    "(attribution) or by clamping every neuron (measured). Null's: with random directions of the same norms in place "
+    "of what the lens looks at, or of W_down. Times null's: below 1 a word is held by fewer neurons than chance would "
+    "leave. Intervals, 95 %: a bootstrap over words, which are of one model."
+)
 
 
 @record("word_frequency.word_group", version=1)
@@ -55,6 +67,22 @@ def spread_table(groups: Sequence[WordGroup], seed: int) -> Told:
         else:
             rows += rows_of(which, group.by_effect, rng)
     return ["words", *HEADERS[1:]], rows, CAPTION
+
+
+def rows_of(model: str, kinds: Sequence[Concentration], rng: np.random.Generator) -> list[list[Any]]:
+    """The table's rows for one model; None where nothing can be given."""
+    rows: list[list[Any]] = []
+    for kind in kinds:
+        here, null, against = kind.effective(rng), kind.null(rng), kind.against_null(rng)
+        rows.append(
+            [model, kind.neurons, kind.mass, *_cells(here), null and null.estimate, *_cells(against)]
+            + [kind.entropic(), kind.top()]
+        )
+    return rows
+
+
+def _cells(interval: Interval | None) -> list[float | None]:
+    return [None] * 3 if interval is None else [interval.estimate, interval.low, interval.high]
 
 
 # How far a loss may be from the recorded one, as a share of it, up to a step: on another processor sums are rounded

@@ -12,7 +12,7 @@ from flashinterp.interventions.answer_judges import Judge
 from flashinterp.interventions.row_edits import RowEdit
 from flashinterp.studies.concept_erasure import reverse
 from flashinterp.studies.concept_erasure.concept_vector import ConceptVector
-from flashinterp.studies.concept_erasure.reading_rows import RankedRow
+from flashinterp.studies.concept_erasure.removal import RankedRow
 from flashinterp.studies.steering import measure, records
 from tests.integration.faults.faults import Fault, after, instead
 from tests.integration.faults.running import REMOVAL, STEERING

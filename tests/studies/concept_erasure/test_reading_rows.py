@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashinterp.errors import LayoutError, RunError
-from flashinterp.interventions.row_edits import RowPlace
+from flashinterp.interventions.row_place import RowPlace
 from flashinterp.neurons import NeuronId
 from flashinterp.studies.concept_erasure.reading_rows import ReadingRows
 from tests.architecture_cases import Case

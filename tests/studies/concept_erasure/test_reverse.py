@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -19,25 +17,15 @@ from flashinterp.errors import CheckpointError, RunError, TokenError
 from flashinterp.evaluation.experiment import Experiment
 from flashinterp.evaluation.profiles import PROFILES
 from flashinterp.evaluation.prompts import shipped
-from flashinterp.interventions.row_edits import RowEdit, RowPlace, edited_rows
+from flashinterp.interventions.row_edits import RowEdit, edited_rows
+from flashinterp.interventions.row_place import RowPlace
 from flashinterp.models.checkpoint import Checkpoint
 from flashinterp.neurons import NeuronId
-from flashinterp.studies.concept_erasure.reverse import (
-    CHANCE,
-    GONE,
-    MOST_KL,
-    Point,
-    Reversal,
-    choose,
-    gone,
-    reverse,
-    write_rows,
-)
+from flashinterp.studies.concept_erasure.removal import MOST_KL, gone
+from flashinterp.studies.concept_erasure.reverse import Reversal, reverse, write_rows
 from tests.helpers import UP, assert_one_line_with_next_step, n_hooks
 
 module = importlib.import_module("flashinterp.studies.concept_erasure.reverse")  # its function has the same name
-
-V = 1000
 
 
 @pytest.fixture(scope="module")
@@ -137,37 +125,6 @@ def test_controls_are_not_the_concept_s(bench: Experiment, dog: Reversal, monkey
 
 
 # --- the number of edits ----------------------------------------------------------------------------
-
-
-def _curve(clean: float, *after: tuple[int, float, float]) -> list[Point]:
-    return [Point(0, clean, 0.0, 0.0), *(Point(m, p, 0.0, kl) for m, p, kl in after)]
-
-
-@pytest.mark.parametrize(
-    ("curve", "chosen", "reason"),
-    [
-        (_curve(0.5, (1, 0.2, 0.01), (2, 0.04, 0.02), (4, 0.001, 0.03)), 2, "smallest number"),
-        (_curve(0.5, (1, 0.2, 0.01), (2, 0.04, 0.2), (4, 0.001, 0.3)), 1, "leaves the least"),
-        (_curve(0.5, (1, 0.2, 0.01), (2, 0.1, 0.02), (4, 0.1, 0.03)), 2, "leaves the least"),
-        (_curve(0.01, (1, 0.0019, 0.01), (2, 0.0001, 0.02)), 1, "smallest number"),  # twice chance is 0.002
-        (_curve(0.0019, (1, 0.0018, 0.01), (2, 0.0001, 0.02)), 1, "not expected"),
-    ],
-)
-def test_the_number_is_chosen_by_the_stated_rule(curve: list[Point], chosen: int, reason: str) -> None:
-    found, told = choose(curve, V)
-    assert found == chosen
-    assert reason in told
-
-
-def test_where_all_harm_there_is_no_choice() -> None:
-    with pytest.raises(RunError, match="leaves other text as it is") as caught:
-        choose(_curve(0.5, (1, 0.2, 0.3), (2, 0.04, 0.4)), V)
-    assert_one_line_with_next_step(caught.value)
-
-
-@given(st.floats(0, 1), st.integers(2, 300_000))
-def test_gone_is_a_tenth_or_twice_chance(clean: float, vocabulary: int) -> None:
-    assert gone(clean, vocabulary) == max(GONE * clean, CHANCE / vocabulary)
 
 
 def test_the_choice_sees_selection_texts_only(bench: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from flashinterp.interventions.row_edits import RowPlace
+from flashinterp.interventions.row_place import RowPlace
 from flashinterp.neurons import NeuronId
 from flashinterp.provenance.derivation import keep
+from flashinterp.stats import rank_p
+from flashinterp.studies.concept_erasure.concept_vector import ConceptVector
 from flashinterp.studies.concept_erasure.measure import Measured
-from flashinterp.studies.concept_erasure.reading_rows import RankedRow
 from flashinterp.studies.concept_erasure.records import ClampKept, Removed
-from flashinterp.studies.concept_erasure.reverse import Point, Reversal, reversed_rows
+from flashinterp.studies.concept_erasure.removal import ErasureControls, Point, RankedRow, change
+from flashinterp.studies.concept_erasure.reverse import Reversal, reversed_rows
 from flashinterp.studies.concept_erasure.tables import (
     LISTED,
     export_table,
@@ -188,17 +190,29 @@ def test_a_removal_comes_back_with_its_verdict() -> None:
     logits = torch.tensor(draw.standard_normal((2, 9, V)), dtype=torch.float32)
     logits[1] = logits[0] + 0.1 * logits[1]
     before, after = (Measured(found, one.log_softmax(-1)) for found, one in zip((BEFORE, AFTER), logits, strict=True))
-    bare = DOG.again()
-    vectors = torch.tensor(VECTORS[0])
-    concept = replace(bare.concept, approximate=vectors[0], refined=vectors[1])
-    edits = tuple(reversed_rows(concept, RANKED[:2]))
-    whole = replace(bare, concept=concept, edits=edits, before=before, after=after)
-    again = Removed.of(whole).again()
-    assert (again.verdict, again.reason, again.p_rows) == (whole.verdict, whole.reason, whole.p_rows)
+    approximate, refined = torch.tensor(VECTORS[0])
+    concept = ConceptVector(DOG.token, approximate, refined, DOG.p_approximate, DOG.p_refined, steps=9, texts=5)
+    moved = change(BEFORE, AFTER)
+    whole = Reversal(
+        concept=concept,
+        ranked=RANKED,
+        edits=tuple(reversed_rows(concept, RANKED[:2])),
+        selection=DOG.selection,
+        heldout=DOG.heldout,
+        reason="the smallest number after which the concept is gone",
+        before=before,
+        after=after,
+        controls=ErasureControls(DOG.rows, DOG.directions, DOG.rows_kl, DOG.directions_kl),
+        p_rows=rank_p(-moved, -DOG.rows),
+        p_directions=rank_p(-moved, -DOG.directions),
+        folder=None,
+    )
+    again = Removed.of(whole)
+    for name in ("verdict", "reason", "change", "p_rows", "p_directions"):
+        assert getattr(again, name) == getattr(whole, name)
     assert again.verdict == "removed"
-    assert again.change == whole.change
     np.testing.assert_array_equal(again.kl, whole.kl)
-    assert [edit.place for edit in again.edits] == [edit.place for edit in whole.edits]
+    assert again.edits == len(whole.edits)
 
 
 @pytest.mark.parametrize(
@@ -212,8 +226,7 @@ def test_a_removal_comes_back_with_its_verdict() -> None:
     ],
 )
 def test_every_verdict_is_reached_from_what_is_kept(changes: dict[str, Any], verdict: str) -> None:
-    found: Reversal = replace(DOG, **changes).again()
-    assert found.verdict == verdict
+    assert replace(DOG, **changes).verdict == verdict
 
 
 # --- one thing changed --------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from flashinterp.studies.limitations.shared_neuron_tables import (
     two_word_effects,
     with_two_words,
 )
-from flashinterp.studies.limitations.twin_neurons import TwinEffects
+from flashinterp.studies.limitations.twin_records import TwinEffects
 from flashinterp.tokens import Token
 from tests.runs.made_again import cells, made_again
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.frequency import load
-from flashinterp.studies.word_frequency.concentration import Concentration, Spread
+from flashinterp.studies.word_frequency.concentration_records import Concentration, Spread
 from flashinterp.studies.word_frequency.concentration_tables import (
     NOT_MEASURED,
     WordGroup,
