@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
+from flashinterp.decoding.index_builder import build_index
 from flashinterp.decoding.neuron_map import NeuronMap
 from flashinterp.decoding.token_index import PoleIndex
 from flashinterp.neuron_index import NeuronIndex
@@ -85,7 +86,7 @@ def random_map(rng: np.random.Generator, layers: int, neurons: int, vocab: int, 
 def _indexes(fresh: NeuronMap) -> tuple[PoleIndex, ...]:
     """What `NeuronMap.save` would make."""
     return tuple(
-        PoleIndex.build(ids, logits - mean[:, None], len(fresh.vocabulary))
+        build_index(ids, logits - mean[:, None], len(fresh.vocabulary))
         for ids, logits, _, mean in map(fresh.pole_arrays, POLES)
     )
 

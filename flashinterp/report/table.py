@@ -8,8 +8,9 @@ the report's template.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,8 +74,11 @@ class Table:
 
     def is_numeric(self, column: int) -> bool:
         """Whether a column holds numbers (or gaps) only, and so is aligned to the right."""
-        cells = [row[column] for row in self.rows if row[column] is not None]
-        return bool(cells) and all(isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in cells)
+        return self._numeric[column]
+
+    @cached_property
+    def _numeric(self) -> list[bool]:
+        return [_all_numbers([row[i] for row in self.rows]) for i in range(len(self.headers))]
 
     @property
     def note(self) -> str:
@@ -82,6 +86,11 @@ class Table:
         order = f"Sorted by {self.sorted_by}." if self.sorted_by else ""
         stop = "" if not self.caption or self.caption[-1] in ".!?:" else "."
         return " ".join(part for part in (self.caption + stop, order) if part)
+
+
+def _all_numbers(column: Sequence[object]) -> bool:
+    cells = [cell for cell in column if cell is not None]
+    return bool(cells) and all(isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in cells)
 
 
 def format_number(value: float) -> str:

@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,17 @@ _STYLE: dict[Any, Any] = {
 _FONTS = "'DejaVu Sans', Verdana, 'Segoe UI', Arial, sans-serif"
 _LABEL_POINTS = 8.5
 _CHARACTER = 0.62  # mean width of a DejaVu Sans character, in ems
+_STROKES = ContextVar("_STROKES", default=True)
+
+
+@contextmanager
+def points_only() -> Iterator[None]:
+    """Figures made inside hold their points and words, and no drawing: laying it out is most of the work."""
+    before = _STROKES.set(False)
+    try:
+        yield
+    finally:
+        _STROKES.reset(before)
 
 
 @contextmanager
@@ -78,6 +90,8 @@ def drawing(name: str) -> Iterator[tuple[Canvas, Callable[[tuple[float, float]],
 
 
 def _svg(canvas: Canvas, size: tuple[float, float]) -> str:
+    if not _STROKES.get():
+        return ""
     canvas.set_size_inches(*size)
     buffer = io.StringIO()
     # No metadata: it would carry the date and the version of matplotlib, and the same data must

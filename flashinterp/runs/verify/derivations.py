@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +17,8 @@ from flashinterp.evaluation.judgement import CLAIMS
 from flashinterp.provenance.derivation import CallValues, Derivation, read
 from flashinterp.provenance.registry import UnknownId
 from flashinterp.report import paper_answers
+from flashinterp.report.charts.canvas import points_only
+from flashinterp.report.figure import Figure
 from flashinterp.report.paper_answers import Finding, answers_table
 from flashinterp.report.table import Table, to_json
 from flashinterp.report.wording import READING_ORDER
@@ -108,22 +111,37 @@ def _same_table(run: RunUnderCheck, made: Table, kept: Mapping[str, Any]) -> Non
 def check_figures(run: RunUnderCheck) -> str:
     """The figures are drawn again from raw numbers."""
     figures = {figure["name"]: figure for figure in run.results["figures"]}
-    same_words, same_ink = other_code(run) is None, _same_drawing(run)
+    same_words = other_code(run) is None
+    to_the_byte = same_words and _same_drawing(run)
     before = len(run.not_checked)
-    for one, _, made in _made_again(run, "figure"):
-        if one.name not in figures:
-            raise RunError(f"the figure {clip(safe_text(one.name), 80)} has its values in raw/, and is not there")
-        _same_points(one.name, made.data, run.raw(one.name))
-        said = {"name": one.name, "title": made.title, "alt": made.alt}
-        if same_words and (where := difference(said, figures[one.name])):
-            raise RunError(f"the figure {one.name} is not described as it is: {where.removeprefix('.')}")
-        if same_words and same_ink and encoded(made.svg) != (run.path / "figures" / f"{one.name}.svg").read_bytes():
-            raise RunError(f"figures/{one.name}.svg does not show the points that raw/ gives")
-        run.drawn.add(one.name)
+    with nullcontext() if to_the_byte else points_only():
+        for one, _, made in _made_again(run, "figure"):
+            _same_figure(run, one.name, made, figures, same_words=same_words, to_the_byte=to_the_byte)
     if not run.drawn:
         raise NotChecked(_first(run, before) or "no figure of this run has its values in raw/")
-    how = "to the last byte" if same_words and same_ink else "point by point; its strokes only by the release that drew"
+    how = "to the last byte" if to_the_byte else "point by point; its strokes only by the release that drew"
     return f"{len(run.drawn)} of {len(figures)} figures, drawn again from raw/, {how}{_left(run, before)}"
+
+
+def _same_figure(
+    run: RunUnderCheck,
+    name: str,
+    made: Figure,
+    figures: Mapping[str, Any],
+    *,
+    same_words: bool,
+    to_the_byte: bool,
+) -> None:
+    """Compare a figure with the recorded one: its points; its words and its strokes where this release drew it."""
+    if name not in figures:
+        raise RunError(f"the figure {clip(safe_text(name), 80)} has its values in raw/, and is not there")
+    _same_points(name, made.data, run.raw(name))
+    said = {"name": name, "title": made.title, "alt": made.alt}
+    if same_words and (where := difference(said, figures[name])):
+        raise RunError(f"the figure {name} is not described as it is: {where.removeprefix('.')}")
+    if to_the_byte and encoded(made.svg) != (run.path / "figures" / f"{name}.svg").read_bytes():
+        raise RunError(f"figures/{name}.svg does not show the points that raw/ gives")
+    run.drawn.add(name)
 
 
 def _made_again(run: RunUnderCheck, *kinds: str) -> Iterator[tuple[Derivation, CallValues, Any]]:

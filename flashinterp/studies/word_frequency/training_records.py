@@ -10,6 +10,7 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from functools import cache
 from typing import Any, Literal, Self, TypeVar, get_args
 
 from flashinterp.provenance.registry import record
@@ -36,8 +37,14 @@ class Line:
     @classmethod
     def parse(cls, cells: dict[str, str]) -> Self:
         """The inverse of `cells`."""
-        read: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": "True".__eq__}
-        return cls(**{f.name: read.get(str(f.type), str)(cells[f.name]) for f in fields(cls)})  # type: ignore[arg-type]
+        return cls(**{name: read(cells[name]) for name, read in _columns(cls)})  # type: ignore[arg-type]
+
+
+@cache
+def _columns(kind: type[Line]) -> list[tuple[str, Callable[[str], Any]]]:
+    """The names of a line's values, and what reads each."""
+    read: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": "True".__eq__}
+    return [(f.name, read.get(str(f.type), str)) for f in fields(kind)]  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

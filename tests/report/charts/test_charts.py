@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from flashinterp.errors import RunError
+from flashinterp.report.charts.canvas import points_only
 from flashinterp.report.charts.dose_response import DosePanel, dose_response
 from flashinterp.report.charts.neurons import alignment, spikes
 from flashinterp.report.charts.shares import SharePanel, preservation, shares
@@ -75,6 +76,19 @@ def test_no_style_reaches_in_and_none_is_left_behind(draw: Callable[[], Figure])
         before = dict(mpl.rcParams)
         assert draw().svg == plain
         assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("draw", DRAWERS)
+def test_without_strokes_the_points_and_the_words_are_the_same(draw: Callable[[], Figure]) -> None:
+    whole = draw()
+    with points_only():
+        bare = draw()
+    assert bare.svg == ""
+    assert bare.alt == whole.alt
+    assert bare.data.keys() == whole.data.keys()
+    for name, points in whole.data.items():
+        np.testing.assert_array_equal(bare.data[name], points)
+    assert draw().svg == whole.svg
 
 
 @pytest.mark.parametrize("draw", DRAWERS)
