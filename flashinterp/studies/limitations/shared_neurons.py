@@ -19,7 +19,8 @@ from flashinterp.studies.limitations.drive import PROMPTS, drive, natural_ranges
 from flashinterp.studies.limitations.names import NEAR
 from flashinterp.studies.limitations.second_word import Likeness
 from flashinterp.studies.limitations.shared_neuron_tables import Carrier, Paired, with_two_words
-from flashinterp.studies.limitations.twin_neurons import cosines_with, nearest_twin, twin_effects
+from flashinterp.studies.limitations.twin_neurons import twin_effects
+from flashinterp.studies.limitations.twin_records import cosines_with, nearest_twin
 
 UNRELATED_WORDS = 40
 

@@ -20,7 +20,8 @@ from flashinterp.interventions.clamp_values import NeverRouted
 from flashinterp.interventions.judge_check import check_judge, known_texts
 from flashinterp.interventions.steer import steer
 from flashinterp.neurons import NeuronId
-from flashinterp.studies.steering.dose_choice import DoseCurve, dose_curve, reaches, split_questions
+from flashinterp.studies.steering.dose_choice import DoseCurve
+from flashinterp.studies.steering.dose_curve import dose_curve, reaches, split_questions
 from flashinterp.studies.steering.judge_tables import JudgeAnswers
 from flashinterp.studies.steering.records import Concept, Dosed, Spoken
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from flashinterp.errors import FlashinterpError
 from flashinterp.evaluation.experiment import Experiment
-from flashinterp.studies.word_frequency.concentration import Concentration, concentration
+from flashinterp.studies.word_frequency.concentration import concentration
+from flashinterp.studies.word_frequency.concentration_records import Concentration
 from flashinterp.studies.word_frequency.concentration_tables import WordGroup
 
 WORDS = 32
