@@ -16,11 +16,11 @@ from benchmarks import calibration
 from benchmarks.calibration import COLUMNS, KINDS, SIZES, VERDICTS, Outcome, load, outcomes, power_figure, run, tables
 from fixtures.build import PLANTS, built
 from fixtures.random_models import STRENGTHS, draw_plants, draw_words, write_model
-from flashinterp.decoding.decode import open_checkpoint
 from flashinterp.errors import RunError
 from flashinterp.evaluation.profiles import PROFILES
 from flashinterp.evaluation.prompts import shipped
 from flashinterp.evaluation.verdict import Rule
+from flashinterp.models.checkpoint import open_checkpoint
 from flashinterp.neurons import LENSES
 from flashinterp.stats import wilson
 
