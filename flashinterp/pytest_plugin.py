@@ -21,7 +21,7 @@ _DESELECTED = pytest.StashKey[list[pytest.Item]]()
 _WRITE_ERROR = pytest.StashKey[str]()
 MARKERS = (
     "gpu: runs on a CUDA GPU; chosen with -m gpu",
-    "slow: takes more than a minute",
+    "slow: no part of a quick run; left out with -m 'not slow'",
     "control: a positive or negative control of the suite itself",
     "limitation: documents a known limit of the method",
 )

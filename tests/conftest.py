@@ -11,20 +11,21 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
 
+import tests.examples  # noqa: F401  (hypothesis's profiles)
 from fixtures.architectures import build
 from fixtures.build import built
 from fixtures.build import truth as read_truth
 from flashinterp.models.checkpoint import Checkpoint, open_checkpoint
 from tests.architecture_cases import Case
-
-settings.register_profile("ci", derandomize=True, deadline=None)
-settings.register_profile("dev", deadline=None)
-settings.load_profile("ci" if os.environ.get("CI") else "dev")
+from tests.tiers import pytest_fixture_setup, pytest_runtest_makereport  # noqa: F401  (hooks)
 
 # The tensors are tiny: a second thread gains nothing, and on a busy machine waits for the first ten times over.
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "nightly: too dear for each change; left out with -m 'not nightly'")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
@@ -52,6 +52,7 @@ from flashinterp.studies.word_frequency.training_records import (
     TrainingOutcome,
 )
 from flashinterp.studies.word_frequency.training_tables import all_tables
+from tests.examples import examples
 from tests.helpers import assert_one_line_with_next_step
 
 ROOT = Path(__file__).parents[2]
@@ -274,7 +275,7 @@ def test_training_learns_and_touches_no_global_random_stream() -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=20)
+@examples(20)
 def test_a_logistic_slope_is_the_maximum_of_its_likelihood(seed: int) -> None:
     rng = np.random.default_rng(seed)
     x = rng.normal(3, 1, 120)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,7 @@ from flashinterp.decoding.neuron_map import NeuronMap
 from flashinterp.errors import MapError, NeuronError, TokenError
 from flashinterp.models.checkpoint import Checkpoint, open_checkpoint
 from flashinterp.neurons import POLES, NeuronId
+from tests.examples import examples
 from tests.helpers import UP, edited_copy, log_mean_top, log_sum_exp, map_by_hand, paper_logits, small_checkpoint
 
 ARRAYS = (
@@ -161,7 +162,7 @@ def _assert_best(found: list[Any], brute: NDArray[np.float64], m: NeuronMap, col
     assert len({(f.neuron, f.pole) for f in found}) == len(found)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(SEEDS, st.integers(1, 12), st.integers(0, 39), st.sampled_from(["both", "+", "-"]), st.booleans())
 def test_a_certain_answer_is_what_brute_force_gives(
     seed: int, top_k: int, token: int, pole: Any, integers: bool
@@ -303,7 +304,7 @@ def test_a_saved_map_comes_back_whole(planted_map: NeuronMap, tmp_path: Path) ->
     assert loaded.words("L3N31", pole="-") == planted_map.words("L3N31", pole="-")
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(SEEDS, st.integers(1, 12), st.sampled_from(["both", "+", "-"]), st.booleans())
 def test_a_loaded_map_answers_as_a_fresh_one(seed: int, top_k: int, pole: Any, integers: bool) -> None:
     """A loaded map looks answers up in an index, a fresh one scans."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -19,6 +19,7 @@ from flashinterp.decoding.index_builder import build_index
 from flashinterp.decoding.neuron_map import NeuronMap
 from flashinterp.decoding.token_index import BOUND_ROWS, DEPTH
 from flashinterp.models.checkpoint import Checkpoint
+from tests.examples import examples
 
 
 def _by_sorting(ids: NDArray[np.int32], scores: NDArray[np.float32], vocab: int) -> list[list[int]]:
@@ -32,7 +33,7 @@ def _by_sorting(ids: NDArray[np.int32], scores: NDArray[np.float32], vocab: int)
     return lists
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     n=st.integers(1, 400),
     k=st.integers(1, 8),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flashinterp.evaluation.matched_controls import (
@@ -14,6 +14,7 @@ from flashinterp.evaluation.matched_controls import (
     duplicates_of,
     matched_controls,
 )
+from tests.examples import examples
 
 NEURONS = 40
 NONE = np.zeros(NEURONS, dtype=bool)
@@ -41,7 +42,7 @@ def nearest_by_hand(layer: LayerScale, target: int, n: int, barred: set[int]) ->
     return sorted(pool, key=lambda i: (far[i], i))[:n]
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(seed=st.integers(0, 10**6), target=st.integers(0, NEURONS - 1), n=st.integers(1, NEURONS))
 def test_controls_are_the_nearest_by_brute_force(seed: int, target: int, n: int) -> None:
     layer, duplicates = scale(seed, n7=1e-9, n8=0.0), NONE.copy()
@@ -83,7 +84,7 @@ def test_in_a_layer_that_is_mostly_silent_whatever_does_as_much_is_a_control() -
     assert set(matched_controls(LayerScale(activation, np.ones(NEURONS)), 2, 10, NONE).neurons) == {7, 9}
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(st.integers(0, 10**6), st.integers(0, NEURONS - 1), st.floats(0.01, 100), st.floats(0.01, 100))
 def test_the_units_of_a_layer_change_neither_its_controls_nor_their_match(
     seed: int, target: int, activation: float, norm: float

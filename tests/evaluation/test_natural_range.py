@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -24,6 +24,7 @@ from flashinterp.evaluation.prompts import Group, PromptSet
 from flashinterp.models.activations import Activations, capture, encode
 from flashinterp.neurons import Block
 from tests.architecture_cases import Case
+from tests.examples import examples
 from tests.helpers import assert_one_line_with_next_step, n_hooks
 
 PROMPTS = PromptSet(
@@ -73,7 +74,7 @@ def of(up: np.ndarray) -> Natural:
     return Natural(up, LayerScale(np.ones(n), np.ones(n)), np.zeros((n, 2)), np.zeros((n, 2)))
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.integers(1, 30), st.integers(1, 4), st.integers(2, 11), st.data())
 def test_doses_are_quantiles_evenly_from_the_first_to_the_last_percentile(
     positions: int, neurons: int, n: int, data: st.DataObject
@@ -96,7 +97,7 @@ def test_doses_leave_the_single_extremes_out() -> None:
     assert (LOW, HIGH) == (0.01, 0.99)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.integers(1, 30), st.integers(1, 4), st.data())
 def test_what_is_written_is_the_range_times_the_columns_length(
     positions: int, neurons: int, data: st.DataObject

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import (
@@ -27,6 +27,7 @@ from flashinterp import ClampError, LayoutError, NeuronError, NeuronId, clamp
 from flashinterp.interventions.clamp import clamp_rows
 from flashinterp.interventions.clamp_values import RowClamp
 from flashinterp.neurons import POSITIONS, SITES
+from tests.examples import examples
 from tests.helpers import n_hooks
 
 FAMILIES = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
@@ -185,7 +186,7 @@ def test_clamp_to_the_own_values_changes_not_one_bit(layer: int, dtype: torch.dt
     assert log.written == {layer: 3 * BATCH.numel()}
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(name=neuron_names, value=doses, site=st.sampled_from(SITES))
 def test_clamp_twice_is_clamp_once(name: str, value: float, site: str) -> None:
     with clamp(tiny(), {name: value}, site=site):
@@ -194,7 +195,7 @@ def test_clamp_twice_is_clamp_once(name: str, value: float, site: str) -> None:
             assert torch.equal(logits(tiny()), once)
 
 
-@settings(max_examples=10, deadline=None)
+@examples(10)
 @given(names=st.lists(neuron_names, min_size=3, max_size=3, unique=True), value=doses, site=st.sampled_from(SITES))
 def test_clamps_of_different_neurons_commute(names: list[str], value: float, site: str) -> None:
     clamps = {name: value + i for i, name in enumerate(names)}

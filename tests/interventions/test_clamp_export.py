@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -27,7 +27,8 @@ from flashinterp.models.architectures import FAMILIES
 from flashinterp.models.checkpoint import Checkpoint, open_checkpoint
 from flashinterp.models.layout_reader import layout_of, skeleton
 from flashinterp.neurons import NeuronId, Site
-from tests.architecture_cases import DISTINCT, Case
+from tests.architecture_cases import DISTINCT, Case, by_kind
+from tests.examples import examples
 from tests.helpers import DOWN, GATE, UP, assert_one_line_with_next_step, edited_copy, n_hooks, shard
 
 ALWAYS = {"gpt2", "gpt_neox", "gptj", "phi"}  # their MLPs have biases, whatever the config says
@@ -75,8 +76,8 @@ def test_every_architecture_is_exact_or_refused() -> None:
     assert len(CANNOT) > 10
 
 
-@pytest.mark.parametrize("name", CAN)
-@settings(max_examples=8)
+@pytest.mark.parametrize("name", by_kind(CAN))
+@examples(8)
 @given(data=st.data())
 def test_the_export_is_the_clamped_model(case: Callable[[str], Case], name: str, data: st.DataObject) -> None:
     this = case(name)
@@ -92,7 +93,7 @@ def test_the_export_is_the_clamped_model(case: Callable[[str], Case], name: str,
         assert _off(_logits(exported), _clamped(this.model, clamps, site)) < MOST_STEPS
 
 
-@pytest.mark.parametrize("name", CANNOT)
+@pytest.mark.parametrize("name", by_kind(CANNOT))
 def test_what_cannot_be_exact_is_refused_by_name(case: Callable[[str], Case], tmp_path: Path, name: str) -> None:
     checkpoint = case(name).checkpoint
     blocks = checkpoint.layout.roster.blocks

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.build import VOCAB
@@ -27,6 +27,7 @@ from flashinterp import (
 from flashinterp.models.activations import capture, encode
 from flashinterp.neurons import SITES
 from flashinterp.stats import log_odds
+from tests.examples import examples
 from tests.helpers import n_hooks
 
 PROMPTS = ("We walked down the road and then we saw the", "The next word is")
@@ -73,7 +74,7 @@ def test_sweep_equals_one_clamp_at_a_time(planted: Checkpoint, planted_model: An
     np.testing.assert_allclose(curves.log_probs, wanted, atol=2e-5, rtol=1e-5)
 
 
-@settings(max_examples=12)
+@examples(12)
 @given(batch_size=st.integers(1, 14), order=st.permutations(range(len(NEURONS))))
 def test_neither_batch_size_nor_order_matters(
     planted: Checkpoint, planted_model: Any, expected: np.ndarray, batch_size: int, order: list[int]

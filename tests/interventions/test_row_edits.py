@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -19,7 +19,8 @@ from flashinterp.interventions.row_place import RowPlace
 from flashinterp.models.checkpoint import Checkpoint
 from flashinterp.models.layout_reader import layout_of
 from flashinterp.neurons import NeuronId
-from tests.architecture_cases import DISTINCT, Case
+from tests.architecture_cases import DISTINCT, Case, by_kind
+from tests.examples import examples
 from tests.helpers import assert_one_line_with_next_step, n_hooks
 
 IDS = torch.tensor([[3, 141, 59, 265, 35], [643, 38, 327, 950, 288]])
@@ -46,8 +47,8 @@ def _with_weights(model: Any, edits: list[RowEdit]) -> Tensor:
     return _logits(other)
 
 
-@pytest.mark.parametrize("name", [name for name in DISTINCT if name not in ("mixtral", "olmoe", "gpt_oss")])
-@settings(max_examples=3)
+@pytest.mark.parametrize("name", by_kind(name for name in DISTINCT if name not in ("mixtral", "olmoe", "gpt_oss")))
+@examples(3)
 @given(data=st.data())
 def test_hooks_give_what_weights_give(case: Callable[[str], Case], name: str, data: st.DataObject) -> None:
     this = case(name)

@@ -30,7 +30,7 @@ from flashinterp.models.layout_check import probe
 from flashinterp.models.norms import cap
 from flashinterp.neuron_index import NeuronIndex
 from flashinterp.neurons import LENSES, Block, NeuronId
-from tests.architecture_cases import DISTINCT, Case, entry_of
+from tests.architecture_cases import DISTINCT, Case, by_kind, entry_of
 from tests.by_hand import DOWN_NAMES, UP_NAMES, layers_of, matrix, named
 from tests.helpers import assert_one_line_with_next_step, log_mean_top, log_sum_exp, n_hooks
 
@@ -157,7 +157,7 @@ def _logits(model: Any, parts: list[Part], lens: str) -> NDArray[np.float64]:
 # --- folder and live model --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", by_kind(ARCHITECTURES))
 def test_a_folder_and_the_live_model_have_the_modules_vectors(name: str, case: Callable[[str], Case]) -> None:
     one = case(name)
     for part in _parts(one.model):
@@ -173,7 +173,7 @@ def test_a_folder_and_the_live_model_have_the_modules_vectors(name: str, case: C
                 assert bias is None or torch.equal(got, bias), (kind, part.block)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", by_kind(ARCHITECTURES))
 def test_a_folder_and_the_live_model_have_the_modules_norms(name: str, case: Callable[[str], Case]) -> None:
     one = case(name)
     wanted = [("pre", part.block.layer, part.pre) for part in _parts(one.model)]
@@ -192,7 +192,7 @@ def test_a_folder_and_the_live_model_have_the_modules_norms(name: str, case: Cal
             assert norm.eps == _epsilon(one.kind), (kind, layer)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", by_kind(ARCHITECTURES))
 def test_a_folder_and_the_live_model_have_the_same_head(name: str, case: Callable[[str], Case]) -> None:
     one, tied = case(name), ARCHITECTURES[name].tied
     assert (one.model.get_output_embeddings().weight is one.model.get_input_embeddings().weight) == tied
@@ -206,7 +206,7 @@ def test_a_folder_and_the_live_model_have_the_same_head(name: str, case: Callabl
     assert torch.equal(one.checkpoint.head(), one.live.head())
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", by_kind(ARCHITECTURES))
 def test_the_roster_has_the_widths_of_the_models_own_modules(name: str, case: Callable[[str], Case]) -> None:
     one = case(name)
     want = NeuronIndex(
@@ -242,7 +242,7 @@ def _assert_decoded(m: NeuronMap, z: NDArray[np.float64]) -> None:
 
 
 @pytest.mark.parametrize("lens", LENSES)
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", by_kind(ARCHITECTURES))
 def test_each_lens_is_what_the_method_says(name: str, lens: str, case: Callable[[str], Case]) -> None:
     one = case(name)
     if lens == "gate" and _parts(one.model)[0].gate is None:
@@ -255,7 +255,7 @@ def test_each_lens_is_what_the_method_says(name: str, lens: str, case: Callable[
 
 
 @pytest.mark.parametrize("lens", ["paper", "write"])
-@pytest.mark.parametrize("name", DISTINCT)
+@pytest.mark.parametrize("name", by_kind(DISTINCT))
 def test_bfloat16_weights_are_ranked_in_float32(name: str, lens: str, case: Callable[[str], Case]) -> None:
     """Neither the logit scale nor the projection, nor a γ, may be rounded to the weights' dtype."""
     half = open_checkpoint(_half(case(name)))
@@ -268,7 +268,7 @@ def _half(one: Case) -> Any:
     return copy.deepcopy(one.model).to(torch.bfloat16)
 
 
-@pytest.mark.parametrize("name", DISTINCT)
+@pytest.mark.parametrize("name", by_kind(DISTINCT))
 def test_every_neuron_has_a_name_that_leads_back_to_it(name: str, case: Callable[[str], Case]) -> None:
     one = case(name)
     m = decode(one.checkpoint, top_k=20)
@@ -280,7 +280,7 @@ def test_every_neuron_has_a_name_that_leads_back_to_it(name: str, case: Callable
     assert ("L2E3N39" in names) == any(part.block == Block(2, 3) for part in _parts(one.model))
 
 
-@pytest.mark.parametrize("name", DISTINCT)
+@pytest.mark.parametrize("name", by_kind(DISTINCT))
 def test_words_and_find_are_of_the_neuron_that_is_named(name: str, case: Callable[[str], Case], tmp_path: Path) -> None:
     """In every MLP of the model, also after the map was saved and loaded."""
     one = case(name)
@@ -303,7 +303,7 @@ def test_words_and_find_are_of_the_neuron_that_is_named(name: str, case: Callabl
         start += len(part.up)
 
 
-@pytest.mark.parametrize("name", DISTINCT)
+@pytest.mark.parametrize("name", by_kind(DISTINCT))
 def test_one_layer_alone_is_that_part_of_the_map(name: str, case: Callable[[str], Case]) -> None:
     one = case(name)
     whole, part = decode(one.checkpoint, top_k=20), decode(one.checkpoint, top_k=20, layers=[1])
@@ -335,7 +335,7 @@ def _models_logits(model: Any, h: Tensor) -> Tensor:
     return logits
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", by_kind(ARCHITECTURES))
 def test_the_head_alone_gives_the_models_logits(name: str, case: Callable[[str], Case]) -> None:
     one = case(name)
     h = 3 * torch.randn(7, HIDDEN, generator=torch.Generator().manual_seed(1)) + 0.5
@@ -370,7 +370,7 @@ def test_the_multimodal_wrapper_does_not_apply_the_softcap_of_its_text_config() 
 # --- the probe accepts ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", by_kind(ARCHITECTURES))
 def test_the_probe_accepts_the_folder_and_the_live_model(name: str, case: Callable[[str], Case]) -> None:
     one = case(name)
     family, layout = entry_of(name), one.checkpoint.layout
@@ -386,7 +386,7 @@ def test_the_probe_accepts_the_folder_and_the_live_model(name: str, case: Callab
     assert n_hooks(one.model) == 0
 
 
-@pytest.mark.parametrize("name", DISTINCT)
+@pytest.mark.parametrize("name", by_kind(DISTINCT))
 def test_the_probe_accepts_bfloat16(name: str, case: Callable[[str], Case]) -> None:
     model = _half(case(name))
     assert max(probe(open_checkpoint(model), model).values()) < 8 * torch.finfo(torch.bfloat16).eps

@@ -20,12 +20,13 @@ from flashinterp.models.activations import Activations, capture
 from flashinterp.models.layout import Layout
 from flashinterp.models.layout_reader import layout_of
 from flashinterp.neurons import Block
+from tests.architecture_cases import by_kind
 from tests.by_hand import IDS, Numbers, Written, by_hand, layers_of, off
 from tests.helpers import n_hooks
 
 TOLERANCE = 1e-5  # of the largest logit; float32 loses 1e-6 in these models
 VALUE = 2.5
-NAMES = pytest.mark.parametrize("name", ARCHITECTURES)
+NAMES = pytest.mark.parametrize("name", by_kind(ARCHITECTURES))
 
 
 @cache
@@ -102,7 +103,7 @@ def test_clamp_to_the_own_values_changes_nothing(name: str) -> None:
                 assert off(logits_of(name), logits_of(name)) < TOLERANCE
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if not layout_of(model_of(name)).formula.gated])
+@pytest.mark.parametrize("name", by_kind(name for name in ARCHITECTURES if not layout_of(model_of(name)).formula.gated))
 def test_a_gate_that_is_not_there_is_refused(name: str) -> None:
     model = model_of(name)
     with pytest.raises(LayoutError, match="has no gate: .* site of up, post"), clamp(model, {"L2N3": 1.0}, site="gate"):
@@ -152,7 +153,7 @@ def edited_expert(model: Any, block: Block, neuron: int, site: str) -> Iterator[
         yield
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if layout_of(model_of(name)).experts])
+@pytest.mark.parametrize("name", by_kind(name for name in ARCHITECTURES if layout_of(model_of(name)).experts))
 def test_an_experts_clamp_equals_its_neuron_overwritten_in_the_eager_loop(name: str) -> None:
     model = model_of(name)
     block = blocks_of(name)[-1]

@@ -16,7 +16,7 @@ from flashinterp.models.checkpoint import Checkpoint, open_checkpoint
 from flashinterp.models.layout import Layout
 from flashinterp.models.layout_check import probe
 from flashinterp.neuron_index import NeuronIndex
-from tests.architecture_cases import DISTINCT, Case, entry_of
+from tests.architecture_cases import DISTINCT, Case, by_kind, entry_of
 from tests.by_hand import layers_of
 from tests.helpers import assert_one_line_with_next_step, n_hooks
 
@@ -204,7 +204,8 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(
-    ("fault", "name"), [(fault, name) for fault, about in FAULTS.items() for name in DISTINCT if about.concerns(name)]
+    ("fault", "name"),
+    [one for fault, about in FAULTS.items() for one in by_kind(filter(about.concerns, DISTINCT), fault)],
 )
 def test_a_layout_made_wrong_is_refused_at_its_joint(fault: str, name: str, case: Callable[[str], Case]) -> None:
     one, about = case(name), FAULTS[fault]

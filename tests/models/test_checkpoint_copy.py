@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -27,6 +27,7 @@ from flashinterp.models.checkpoint_copy import NOTE, copy_checkpoint, with_confi
 from flashinterp.models.weights import shard_writer
 from flashinterp.models.weights.shard_writer import Changes
 from tests.architecture_cases import Case
+from tests.examples import examples
 from tests.helpers import UP, assert_one_line_with_next_step, edited_copy, shard
 
 NAME = UP.format(1)
@@ -103,7 +104,7 @@ def test_a_new_bias_is_zeros_beside_its_weight_in_its_dtype(source: Path, tmp_pa
     assert all(tensors[name].dtype == torch.float32 for name in new - {BIAS})
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(
     extra=st.lists(
         st.tuples(

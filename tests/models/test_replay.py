@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flashinterp import Checkpoint, clamp, sweep
@@ -20,6 +20,7 @@ from flashinterp.models.activations import encode
 from flashinterp.models.layout_reader import layout_of
 from flashinterp.models.replay import last_log_probs, prepare
 from flashinterp.neurons import NeuronId
+from tests.examples import examples
 from tests.helpers import n_hooks
 
 LAYERS = 4
@@ -30,7 +31,7 @@ def ids(planted: Checkpoint) -> torch.Tensor:
     return encode(planted.tokenizer, "We walked down the road and then we saw the")
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(layer=st.integers(0, LAYERS - 1), rows=st.integers(1, 9), value=st.floats(-50, 50, width=32), at=st.data())
 def test_rows_of_a_pass_from_a_layer_on_are_those_of_whole_passes(
     planted_model: Any, ids: torch.Tensor, layer: int, rows: int, value: float, at: Any

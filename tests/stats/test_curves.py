@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from flashinterp.stats import isotonic_violation, page_trend
+from tests.examples import examples
 from tests.stats.drawn import rng, table, vector
 
 # --- trend -----------------------------------------------------------------------------------------------
@@ -50,7 +51,7 @@ def test_page_trend_keeps_its_level_on_noise() -> None:
     assert share <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 300)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(table((1, 7), (1, 9)), st.sampled_from("+-"))
 def test_page_trend_is_a_probability_or_none(data: np.ndarray, direction: Any) -> None:
     p = page_trend(data, direction)
@@ -85,7 +86,7 @@ def test_isotonic_violation_by_hand(curve: list[float], direction: Any, wanted: 
     assert isotonic_violation(curve, direction) == pytest.approx(wanted)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(vector(1, 9))
 def test_isotonic_violation_is_nought_only_for_a_monotone_curve_and_mirrors(curve: np.ndarray) -> None:
     up = isotonic_violation(curve, "+")

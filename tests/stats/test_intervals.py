@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from scipy import stats as scipy_stats
 
 from flashinterp.stats import LEAST_RESAMPLED, bootstrap_mean, wilson
+from tests.examples import examples
 from tests.stats.drawn import rng, vector
 
 # --- wilson ----------------------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ def test_bootstrap_takes_three_values_and_no_fewer() -> None:
     assert bootstrap_mean(values, rng()).low is not None
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(vector(1, 12))
 def test_bootstrap_is_finite_or_none_and_around_the_mean(values: np.ndarray) -> None:
     got = bootstrap_mean(values, rng(), resamples=200)

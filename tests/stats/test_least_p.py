@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from flashinterp.stats import mann_whitney_p, page_trend, rank_p, smallest_ps
+from tests.examples import examples
 from tests.stats.drawn import rng
 
 RANK, TREND, READING = "rank among controls", "trend over doses", "with the word and with others"
@@ -62,7 +63,7 @@ def test_the_least_reading_is_one_choice_of_all(contexts: int, absent: int) -> N
     assert least(contexts=contexts, absent=absent)[READING] == pytest.approx(wanted, rel=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     prompts=st.integers(2, 5), doses=st.integers(3, 6), contexts=st.integers(3, 6), absent=st.integers(1, 5),
     controls=st.integers(1, 50), seed=st.integers(0, 10**6), strength=st.floats(0, 10),

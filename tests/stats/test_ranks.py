@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flashinterp.stats import false_discovery, rank_p, smallest_family_p
+from tests.examples import examples
 from tests.stats.drawn import finite, vector
 
 
@@ -48,7 +49,7 @@ def test_what_cannot_be_told_apart_counts_against_the_target(slack: float, wante
     assert rank_p(9.0, [], slack=slack) is None
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(finite, vector(1, 40), st.floats(0, 1e6), st.floats(0, 1e6))
 def test_slack_never_makes_a_rank_better(target: float, controls: np.ndarray, one: float, more: float) -> None:
     ps = [rank_p(target, controls, slack=slack) for slack in (0.0, one, one + more)]
@@ -57,7 +58,7 @@ def test_slack_never_makes_a_rank_better(target: float, controls: np.ndarray, on
     assert ps[0] == rank_p(target, controls)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(finite, vector(1, 40))
 def test_rank_p_has_its_floor(target: float, controls: np.ndarray) -> None:
     p = rank_p(target, controls)
@@ -72,7 +73,7 @@ def benjamini_hochberg(ps: list[float]) -> list[float]:
     return [min(1.0, min(s for other, s in scaled.items() if other >= p)) for p in ps]
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=12))
 def test_false_discovery_is_benjamini_hochberg_over_those_that_exist(ps: list[float | None]) -> None:
     qs = false_discovery(ps)

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from flashinterp.stats import auc, mann_whitney_p, separation
+from tests.examples import examples
 from tests.stats.drawn import table, vector
 
 
@@ -21,7 +22,7 @@ def test_mann_whitney_is_one_sided() -> None:
     assert mann_whitney_p(low, high) == pytest.approx(1.0)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(vector(1, 6), table((1, 4), (1, 5)))
 def test_mann_whitney_is_a_probability(present: np.ndarray, absent: np.ndarray) -> None:
     assert 0 <= mann_whitney_p(present, absent) <= 1
@@ -43,7 +44,7 @@ def test_auc_by_hand(present: Any, absent: Any, wanted: float) -> None:
     assert auc(present, absent) == pytest.approx(wanted)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(vector(1, 6), table((1, 4), (1, 5)))
 def test_auc_is_mann_whitneys_u_as_a_share_and_mirrors(present: np.ndarray, absent: np.ndarray) -> None:
     u = scipy_stats.mannwhitneyu(present, absent.ravel()).statistic
@@ -73,7 +74,7 @@ def test_separation_of_constants(present: list[float], absent: list[float], scal
     assert float(separation(np.array(present), np.array(absent), scale)) == wanted
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(vector(1, 5), vector(2, 9), st.sampled_from([0.0, 1e-300, 0.1, 7.0]))
 def test_separation_is_never_nan_and_mirrors(present: np.ndarray, absent: np.ndarray, scale: float) -> None:
     with np.errstate(over="ignore"):

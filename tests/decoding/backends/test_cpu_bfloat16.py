@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from flashinterp.decoding.backends.cpu_bfloat16 import bfloat16, choose, multipl
 from flashinterp.decoding.backends.plain_torch import multiply
 from flashinterp.decoding.backends.top_tokens import Pole
 from flashinterp.errors import CheckpointError
+from tests.examples import examples
 
 VOCABS = (12_800, 12_801, 13_000, 16_384)  # at least two blocks of 64 for each of 100 tokens
 
@@ -62,14 +63,14 @@ def _assert_same(got: tuple[Pole, ...], rows: Tensor, head: Tensor, top_k: int) 
         torch.testing.assert_close(ours.logsumexp, wide.logsumexp[:n], rtol=0, atol=cpu_bfloat16._LSE_ROUNDING)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(cases())
 def test_candidates_hold_the_best_of_the_float32_product(case: tuple[Tensor, Tensor, int]) -> None:
     rows, head, top_k = case
     _assert_same(multiply_bfloat16(rows, head, top_k, "both"), rows, head, top_k)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.integers(0, 2**32 - 1), st.sampled_from((10, 100, 150)))
 def test_small_integers_give_the_full_stable_sort(seed: int, top_k: int) -> None:
     """Every logit is exact in both products, and most tie: the lower id comes first."""

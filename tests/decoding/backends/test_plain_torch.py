@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,12 +17,13 @@ from flashinterp.decoding.backends.choice import decode_rows
 from flashinterp.decoding.backends.score import SCORE_TOKENS
 from flashinterp.decoding.backends.top_tokens import Pole
 from flashinterp.errors import CheckpointError, MapError
+from tests.examples import examples
 from tests.helpers import log_mean_top, log_sum_exp
 
 # Around one block (64), one tile (1,024), the 100 tokens of a score, and their neighbours. Above 6,400 there are more
 # than 100 blocks, so that some are left out.
 VOCABS = (1, 2, 63, 64, 65, 99, 100, 101, 127, 128, 130, 1023, 1024, 1025, 1100, 2112, 6400, 6465, 13_001)
-EXAMPLES = settings(max_examples=60)
+EXAMPLES = examples(60)
 
 
 class Case(NamedTuple):

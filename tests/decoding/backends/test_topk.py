@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flashinterp.decoding.backends.topk import BLOCK, block_maxima, padded, select
+from tests.examples import examples
 
 
 def _select(z: torch.Tensor, keep: int, *, negate: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -24,7 +25,7 @@ def _select(z: torch.Tensor, keep: int, *, negate: bool = False) -> tuple[torch.
     return select(buffer, maxima, keep, vocab, negate=negate)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     vocab=st.sampled_from([1, 63, 64, 65, 300, 6401, 9000]),
     keep=st.integers(1, 130),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flashinterp import NeuronId
@@ -29,6 +29,7 @@ from tests.evidence_by_hand import (
     beaten,
     evidence,
 )
+from tests.examples import examples
 
 
 def test_what_was_not_measured_says_why_and_does_not_count() -> None:
@@ -55,7 +56,7 @@ def test_q_is_over_the_family() -> None:
     assert [v.writes.p for v in (alone, among_true, among_null) if v.writes] == pytest.approx([0.02] * 3)
 
 
-@settings(max_examples=8)
+@examples(8)
 @given(order=st.permutations(sorted(CASES)))
 def test_the_order_of_the_claims_does_not_matter(order: list[str]) -> None:
     def family(names: list[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from flashinterp.models.layout_reader import skeleton
 from flashinterp.models.weights.safetensors_folder import SafetensorsFolder
 from flashinterp.models.weights.tensor_names import DiskNames
 from flashinterp.neurons import Block
+from tests.architecture_cases import by_kind
 from tests.helpers import assert_one_line_with_next_step, edited_copy, shard, write_index
 
 Edit = Callable[[dict[str, Tensor]], Any]
@@ -84,7 +85,7 @@ def _assert_same_model(model: Any, name: str) -> None:
 # --- forms ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", by_kind(ARCHITECTURES))
 def test_as_saved(name: str, saved: Saved) -> None:
     _assert_same_model(_assert_as_loaded(saved(name)), name)
 

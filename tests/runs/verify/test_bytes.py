@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flashinterp.runs.folder.run_folder import MANIFEST
 from flashinterp.runs.verify.verify import verify
+from tests.examples import examples
 from tests.runs.finished_run import copied, files_of, list_anew
 from tests.runs.verify.told import first
 
@@ -45,7 +46,7 @@ def test_a_flipped_byte_of_any_file_is_noticed_and_the_file_named(flippable: Pat
     assert verify(flippable).ok
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(data=st.data())
 def test_any_flip_anywhere_is_noticed(flippable: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(files_of(flippable)), "file")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flashinterp.errors import RunError
@@ -26,7 +26,8 @@ from flashinterp.studies.concept_erasure.concept_vector import (
     last_states,
     refine,
 )
-from tests.architecture_cases import DISTINCT, Case
+from tests.architecture_cases import DISTINCT, Case, by_kind
+from tests.examples import examples
 from tests.helpers import assert_one_line_with_next_step, n_hooks
 
 module = importlib.import_module("flashinterp.studies.concept_erasure.concept_vector")
@@ -41,7 +42,7 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-@pytest.mark.parametrize("name", DISTINCT)
+@pytest.mark.parametrize("name", by_kind(DISTINCT))
 def test_states_and_readout_are_the_model_s_logits(case: Callable[[str], Case], name: str) -> None:
     """What is read at the end of the last layer gives, through the readout, the logits of the whole model."""
     this = case(name)
@@ -97,7 +98,7 @@ def test_refining_brings_the_token(bench: Experiment) -> None:
     assert not torch.equal(concept_vector(bench, token, rng=rng(1)).refined, found.refined)
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(seed=st.integers(0, 1000), d=st.integers(2, 12))
 def test_the_search_never_gets_worse_keeps_the_norm_and_stops(seed: int, d: int) -> None:
     draw = rng(seed)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from flashinterp import RunError, open_checkpoint
 from flashinterp.models.layout_reader import layout_of
 from flashinterp.neurons import Block
 from flashinterp.studies.lens_causality.pairing_null import repaired
+from tests.examples import examples
 from tests.helpers import assert_one_line_with_next_step
 
 IDS = torch.tensor([[7, 21, 3, 50, 12, 600, 44, 9]])
@@ -119,7 +120,7 @@ def test_an_error_half_way_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch
     assert all(p.data_ptr() == before[name][1] for name, p in model.named_parameters())
 
 
-@settings(max_examples=10)
+@examples(10)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_seed_decides_it(seed: int) -> None:
     model, seen = model_of("llama"), []

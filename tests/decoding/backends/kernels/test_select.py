@@ -20,19 +20,20 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.decoding.backends.kernels import require_triton
+from tests.examples import examples
 
 Pole = tuple[NDArray[Any], ...]  # ids, logits, logsumexp, log_mean_top
 Poles = Literal["both", "+"]
 Run = Callable[..., tuple[Pole, Pole | None]]
 
 # The interpreter takes about 0.1 s per row and pole, most of it in the sort.
-EXAMPLES = settings(max_examples=15)
+EXAMPLES = examples(15)
 # Around one block (32), the 100 tokens of a score, one program of the statistics pass (4,096), which is also where
 # choosing among blocks begins (128), and one column more or less of what is searched then.
 VOCABS = (1, 2, 31, 32, 33, 64, 99, 100, 101, 130, 1000, 4095, 4096, 4097, 4100, 4129, 5000, 8192, 8200)

@@ -1,0 +1,21 @@
+"""How hard hypothesis tries: its profiles, and a test's own number of examples in each of them."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+USUAL = settings.get_profile("default").max_examples
+
+# No deadline in any: on a busy machine an example may take ten times as long as on a quiet one.
+settings.register_profile("ci", max_examples=USUAL, derandomize=True, deadline=None)
+settings.register_profile("dev", max_examples=USUAL, deadline=None)
+# Other examples each night, and more of them; a failure prints what repeats it.
+settings.register_profile("nightly", max_examples=5 * USUAL, derandomize=False, deadline=None, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")  # --hypothesis-profile comes later, and counts
+
+
+def examples(count: int) -> settings:
+    """A number of examples for a test that cannot afford the usual 100; a profile with more gives it more, too."""
+    return settings(max_examples=max(1, count * settings().max_examples // USUAL))
