@@ -47,6 +47,7 @@ def test_type_checkers_see_the_same_names() -> None:
     assert seen == flashinterp._MODULE_OF
 
 
+@pytest.mark.slow  # another process imports torch
 def test_no_name_is_hidden_by_a_module() -> None:
     """`flashinterp.clamp` is the function and `flashinterp.interventions.clamp` the module, whichever came first."""
     assert isinstance(clamp_module, ModuleType)
@@ -56,6 +57,7 @@ def test_no_name_is_hidden_by_a_module() -> None:
     assert _python(f"import {', '.join(modules)}, flashinterp as fi; {code}") == "[]"
 
 
+@pytest.mark.slow  # another process imports torch
 @pytest.mark.parametrize("module", ["decoding.decode", "interventions.clamp", "studies.concept_erasure.reverse"])
 def test_a_module_is_imported_alone(module: str) -> None:
     package, _, name = module.rpartition(".")

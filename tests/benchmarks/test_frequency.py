@@ -96,6 +96,7 @@ def test_the_pages_tables_are_made_of_it(limit: str, lines: Lines) -> None:
     assert shown == "\n\n".join(f"### {title.capitalize()}\n\n{table}" for title, table in made.items())
 
 
+@pytest.mark.nightly  # trains
 def test_a_training_begins_again_as_published(lines: Lines) -> None:
     """Its first losses to a part in 500: processors round sums of thousands of float32 in their own ways."""
     for model in (lines.models[0], next(m for m in lines.models if m.arm == "size")):

@@ -30,6 +30,7 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow  # another process imports torch
 @pytest.mark.parametrize("after", [1, 3])
 def test_killed_and_resumed_gives_the_same_bytes(planted: Checkpoint, tmp_path: Path, after: int) -> None:
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
@@ -46,6 +47,7 @@ def test_killed_and_resumed_gives_the_same_bytes(planted: Checkpoint, tmp_path: 
     assert not (tmp_path / "resumed.parts").exists()
 
 
+@pytest.mark.slow  # another process imports torch
 def test_a_part_that_was_cut_short_is_made_again(planted: Checkpoint, tmp_path: Path) -> None:
     target = tmp_path / "map"
     _run("-c", _DECODE, str(planted.folder), str(target), "3")
@@ -55,6 +57,7 @@ def test_a_part_that_was_cut_short_is_made_again(planted: Checkpoint, tmp_path: 
     assert (decode(str(planted.folder), save_to=target).top_ids == whole.top_ids).all()
 
 
+@pytest.mark.slow  # another process imports torch
 def test_parts_of_another_decode_are_refused(planted: Checkpoint, tmp_path: Path) -> None:
     target = tmp_path / "map"
     _run("-c", _DECODE, str(planted.folder), str(target), "3")
@@ -64,6 +67,7 @@ def test_parts_of_another_decode_are_refused(planted: Checkpoint, tmp_path: Path
     assert not target.exists()
 
 
+@pytest.mark.slow  # another process imports torch
 def test_two_processes_give_the_same_bytes_as_one(planted: Checkpoint, tmp_path: Path) -> None:
     script = tmp_path / "share.py"
     script.write_text(_DECODE)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from fixtures.architectures import ARCHITECTURES, build
-from tests.integration.test_suite_is_judged import Evals
+from tests.architecture_cases import by_kind
+from tests.integration.faults.running import Evals
 
 pytest_plugins = ["pytester"]
 
@@ -31,7 +32,7 @@ def imported(planted_model: Any) -> None:
     assert planted_model is not None
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", by_kind(FAMILIES))
 def test_the_suite_runs_on_every_architecture(name: str, pytester: pytest.Pytester, tmp_path: Path) -> None:
     model = build(name, tmp_path / name)
     # One word: a family of claims that 47 neurons of a layer can be controls for.

@@ -143,6 +143,7 @@ assert "flashinterp" not in sys.modules
 """
 
 
+@pytest.mark.slow  # another process imports torch; every architecture
 def test_plain_transformers_loads_every_export(case: Callable[[str], Case], tmp_path: Path) -> None:
     """In a process of its own, which does not import this project; and all architectures in it."""
     wanted = {}

@@ -102,6 +102,7 @@ for ours, theirs in zip(cuda.multiply(rows, head, 20, "both"), plain, strict=Tru
 """
 
 
+@pytest.mark.slow  # another process imports torch
 def test_the_gpu_path_gives_the_plain_paths_answer_in_the_interpreter() -> None:
     if not os.environ.get("CI"):
         pytest.importorskip("triton")

@@ -25,6 +25,7 @@ def _compiled(arch: int, *sizes: tuple[int, int, int]) -> list[Compiled]:
     return compile_all(arch, {str(size): Plan(*size) for size in sizes} or None)
 
 
+@pytest.mark.slow  # compiles for GPUs
 @pytest.mark.parametrize("arch", [80, 89, 90])
 def test_production_sizes_compile_without_spills(arch: int) -> None:
     found = _compiled(arch)
@@ -37,11 +38,13 @@ def test_production_sizes_compile_without_spills(arch: int) -> None:
         assert one.shared <= 1024, one
 
 
+@pytest.mark.slow  # compiles for GPUs
 def test_sizes_of_one_compile() -> None:
     """An argument that is 1 becomes a constant of the code, a number of another kind."""
     assert {one.kernel for one in _compiled(90, (1, 1, 1), (20, 1, 2))} == KERNELS
 
 
+@pytest.mark.slow  # compiles for GPUs
 def test_large_keeps_compile() -> None:
     """For 1,000 kept tokens the gathered blocks do not fit into the registers of a program: slow, known, and right."""
     by_name = {one.kernel: one for one in _compiled(90, (128_256, 1000, 2))}
