@@ -1,4 +1,4 @@
-"""What the docs show is run: the tutorial from end to end, the blocks of the other pages, the shipped claim files."""
+"""What the docs show is run: the tutorial from end to end, and the blocks of the other pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
@@ -19,22 +18,15 @@ from typing import Any
 
 import pytest
 
-from fixtures.storybook import models
 from flashinterp.cli import main
-from flashinterp.errors import ClaimError
-from flashinterp.evaluation.claims import check_design, load_claims
-from flashinterp.evaluation.profiles import PROFILES
-from flashinterp.neurons import LENSES
 from flashinterp.provenance.registry import derivation_id
 from flashinterp.runs.verify.in_toto import statement
 from tests.documents import DOCS, ROOT, Block, blocks, sections, unexplained
-from tests.helpers import assert_one_line_with_next_step
 
 TUTORIAL = blocks((DOCS / "TUTORIAL.md").read_text(encoding="utf-8"))
 # What a long command is cut down to here: the verdicts, and what the gate compares.
 EVALS = "test_claims or test_specialised or test_nothing_is_lost"
 CLOSE = 0.02  # relative; another processor rounds otherwise, and what is shown has four digits
-CLAIMS = ROOT / "fixtures" / "claims"
 
 
 # --- running a page -------------------------------------------------------------------------------------
@@ -280,90 +272,3 @@ def test_the_report_page_maps_every_part_of_the_statement(tutorial: tuple[Path, 
     assert told == (set(made) | set(made["predicate"])) - {"predicate"}
     assert f"`{made['predicateType']}`" in page
     assert f"`{made['_type']}`" in page
-
-
-@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda p: p.relative_to(DOCS).as_posix())
-def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), target
-
-
-# --- claim files ----------------------------------------------------------------------------------------
-
-
-def test_the_storybooks_claims_are_what_was_planted() -> None:
-    claims = load_claims(CLAIMS / "storybook.toml")
-    said = [(c.id, c.token, str(c.neuron), c.pole, c.lens, c.expect) for c in claims]
-    planted = [(p["id"], p["token"], p["name"], p["pole"], p["lens"], p["verdict"]) for p in models.truth()["plants"]]
-    assert said == planted
-
-
-def test_the_papers_claims_can_be_run() -> None:
-    claims = load_claims(CLAIMS / "llama-3.1-8b.toml")
-    neurons: dict[str, list[str]] = {}
-    for claim in claims:
-        neurons.setdefault(claim.group, []).append(str(claim.neuron))
-    assert neurons["dog"] == ["L25N1442", "L25N1441"]
-    assert neurons["california"] == ["L31N313", "L31N312"]
-    assert neurons["sherlock"] == neurons["wizard"] == ["None"]
-    assert {c.direction for c in claims if c.group == "california"} == {"-"}
-    assert {c.expect for c in claims} == {"validated"}
-    # 32 layers of 14,336 neurons: a candidate beyond them would stop the run.
-    assert all(c.neuron is None or (c.neuron.layer < 32 and c.neuron.neuron < 14_336) for c in claims)
-    for profile in PROFILES.values():
-        check_design(len(claims), design(profile.name), 0.05)
-
-
-def test_what_the_claim_file_cannot_hold_stands_beside_it() -> None:
-    text = (CLAIMS / "llama-3.1-8b.toml").read_text(encoding="utf-8")
-    for said in ("75.4 %", "L25N1442=145", "Dumbledore", "-500 to 500"):
-        assert said in text
-    named = set(re.findall(r"(\w+--\w+)", text)) | {"concept_steering--rates"}
-    recorded = {path.stem.removeprefix("test_") for path in (ROOT / "evals").glob("test_*.py")}
-    assert {table.partition("--")[0] for table in named} <= recorded
-
-
-def test_the_format_page_shows_a_claim_that_can_be_read(tmp_path: Path) -> None:
-    (block,) = [b for b in blocks((DOCS / "CLAIMS.md").read_text(encoding="utf-8")) if b.language == "toml"]
-    path = tmp_path / "claims.toml"
-    path.write_text(block.text, encoding="utf-8")
-    assert [c.id for c in load_claims(path)] == ["dog/L25N1442", "dog/L25N1441"]
-    page = (DOCS / "CLAIMS.md").read_text(encoding="utf-8")
-    (entry,) = tomllib.loads(block.text)["claim"]
-    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) >= set(entry)
-    assert all(f"`{lens}`" in page for lens in LENSES)
-
-
-def design(profile: str, peers: int = 10_000) -> dict[str, int]:
-    """The sizes that a profile's claims are checked against, in a layer of so many other neurons."""
-    sizes = {name: getattr(PROFILES[profile], name) for name in ("prompts", "doses", "contexts", "absent")}
-    return {"controls": min(PROFILES[profile].controls, peers), **sizes}
-
-
-@pytest.mark.parametrize(
-    ("profile", "peers", "most"),
-    [("smoke", 319, 12), ("standard", 10_000, 12), ("audit", 10_000, 50), ("audit", 319, 16)],
-)
-def test_a_design_bears_as_many_claims_as_the_page_says(profile: str, peers: int, most: int) -> None:
-    check_design(most, design(profile, peers), 0.05)
-    with pytest.raises(ClaimError, match=f"at most {most} claims") as error:
-        check_design(most + 1, design(profile, peers), 0.05)
-    assert_one_line_with_next_step(error.value)
-    page = (DOCS / "CLAIMS.md").read_text(encoding="utf-8")
-    bears = re.search(r"has 319 and bears (\d+)", page)
-    table = {name: int(n) for names, n in re.findall(r"^\| (`[\w`, ]+`) \| \d+ \| (\d+) \|$", page, re.MULTILINE)
-             for name in re.findall(r"\w+", names)}  # fmt: skip
-    assert bears is not None
-    assert most == (int(bears[1]) if (profile, peers) == ("audit", 319) else table[profile])
-
-
-# --- the mapping to standards ---------------------------------------------------------------------------
-
-
-def test_the_mapping_claims_no_compliance_and_says_what_it_rests_on() -> None:
-    page = (DOCS / "STANDARDS.md").read_text(encoding="utf-8")
-    assert "**It claims no compliance.**" in page
-    assert "from memory" in page
-    rows = re.findall(r"^\| ((?:MEASURE )?[\d.]+(?:\(\w\))?) ", page, re.MULTILINE)
-    assert {"MEASURE 1.1", "MEASURE 1.3", "MEASURE 2.1", "2(g)"} <= set(rows)
-    assert '"' not in page  # paraphrase, no quotation

@@ -96,6 +96,7 @@ def test_claims_and_evidence_must_pair() -> None:
         judge([CLAIM], [], rule=RULE, seed=0)
 
 
+@pytest.mark.slow  # a simulation
 def test_a_family_of_noise_gives_no_more_validated_than_the_level() -> None:
     # Targets drawn like their controls, on both sides: the false discovery rate is the chance of any.
     draw, runs, wrong = np.random.default_rng(20250105), 60, 0
