@@ -18,7 +18,7 @@ from fixtures.build import built
 from fixtures.build import truth as read_truth
 from flashinterp.models.checkpoint import Checkpoint, open_checkpoint
 from tests.architecture_cases import Case
-from tests.tiers import pytest_fixture_setup, pytest_runtest_makereport  # noqa: F401  (hooks)
+from tests.tiers import pytest_fixture_setup, pytest_runtest_call, pytest_runtest_makereport  # noqa: F401  (hooks)
 
 # The tensors are tiny: a second thread gains nothing, and on a busy machine waits for the first ten times over.
 torch.set_num_threads(1)

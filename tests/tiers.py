@@ -1,58 +1,79 @@
-"""The guard of the fast tier: a test that takes long without saying so fails (tests/TIERS.md)."""
+"""The guard of the fast tier: a test that takes long without a mark that says so fails (tests/TIERS.md)."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-LIMIT = 10.0
-"""Seconds that a test may take in the fast tier, with those of its own fixtures that are made for it alone."""
+PROCESSOR, WAIT = 10.0, 30.0
+"""Seconds of processor time, and seconds in all, that a test of the fast tier may take with its own fixtures.
+
+Processor time first, because a busy machine does not change it much; a test that waits is caught by the other.
+"""
 EXEMPT = ("slow", "nightly", "gpu")
 """Marks of tests that are no part of the fast tier."""
 FACTOR = "FLASHINTERP_SLOW_FACTOR"
 """A variable of the environment: so many times as long on this machine; 0 turns the guard off."""
 
-_OWN_FIXTURES = pytest.StashKey[float]()
+_SPENT = pytest.StashKey[tuple[float, float]]()
 
 
-def told(seconds: float, factor: float) -> str | None:
+def clock() -> tuple[float, float]:
+    """Processor time of this process and of those that it has waited for, and the time; in seconds."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system, time.perf_counter()
+
+
+def told(processor: float, wait: float, factor: float) -> str | None:
     """What is said of a test that took too long; None if it did not."""
-    if factor <= 0 or seconds <= LIMIT * factor:
+    if factor <= 0 or (processor <= PROCESSOR * factor and wait <= WAIT * factor):
         return None
     return (
-        f"this test took {seconds:.1f} s, and {LIMIT * factor:g} s are the most in the fast tier: make it faster, or "
-        "mark it @pytest.mark.slow and say in tests/TIERS.md why it needs the time. On a slow or busy machine, "
-        f"{FACTOR} multiplies the limit"
+        f"this test took {processor:.1f} s of processor time and {wait:.1f} s in all; in the fast tier "
+        f"{PROCESSOR * factor:g} s and {WAIT * factor:g} s are the most: make it faster, or mark it @pytest.mark.slow "
+        f"with the reason (tests/TIERS.md). {FACTOR} multiplies the limits on a slow machine"
     )
+
+
+@contextmanager
+def _counted(item: pytest.Item) -> Iterator[None]:
+    """Add what is spent inside to what the test has spent."""
+    begun = clock()
+    try:
+        yield
+    finally:
+        before = item.stash.get(_SPENT, (0.0, 0.0))
+        item.stash[_SPENT] = tuple(b + now - then for b, now, then in zip(before, clock(), begun, strict=True))  # type: ignore[assignment]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
-    """Add up what a test's own fixtures take; what is shared is made in the first test's time by chance."""
-    started = time.perf_counter()
-    try:
+    """Count a test's own fixtures; one that is shared is made in the first test's time by chance."""
+    if fixturedef.scope != "function":
         return (yield)
-    finally:
-        if fixturedef.scope == "function":
-            stash = request.node.stash
-            stash[_OWN_FIXTURES] = stash.get(_OWN_FIXTURES, 0.0) + time.perf_counter() - started
+    with _counted(request.node):
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    with _counted(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Fail a test that passed, but late."""
     report = yield
     if report.when == "call" and report.passed and not any(map(item.get_closest_marker, EXEMPT)):
-        seconds = call.duration + item.stash.get(_OWN_FIXTURES, 0.0)
-        late = told(seconds, float(os.environ.get(FACTOR, "1")))
+        late = told(*item.stash[_SPENT], float(os.environ.get(FACTOR, "1")))
         if late is not None:
             report.outcome, report.longrepr = "failed", late
     return report

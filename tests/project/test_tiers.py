@@ -19,63 +19,58 @@ from tests.project.files import ROOT, tox_commands
 pytest_plugins = ["pytester"]
 
 GUARD = """
-from tests.tiers import pytest_fixture_setup, pytest_runtest_makereport
+from tests.tiers import pytest_fixture_setup, pytest_runtest_call, pytest_runtest_makereport
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "nightly: of the project's own tests")
 """
-TEN_MS = "0.001"  # times ten seconds
-LATE = """
-import time
-
+SPENT = [0.0, 0.0]
+"""The clock of the tests below: processor time and time in all, which they add to."""
+TESTS = """
 import pytest
 
+from tests.project.test_tiers import SPENT
+
+def spend(processor, wait):
+    SPENT[0] += processor
+    SPENT[1] += wait
+
 @pytest.fixture
-def prepared():
-    time.sleep(0.02)
+def own():
+    spend(6, 6)
 
 @pytest.fixture(scope="module")
 def shared():
-    time.sleep(0.02)
+    spend(100, 100)
 
-def test_late():
-    time.sleep(0.02)
-
-def test_late_by_its_own_fixture(prepared):
-    pass
-
-def test_of_a_shared_fixture(shared):
-    pass
-
-def test_quick():
-    pass
+def test_computes(): spend(11, 11)
+def test_waits(): spend(0, 31)
+def test_with_its_own_fixture(own): spend(5, 5)
+def test_with_a_shared_fixture(shared): spend(9, 9)
+def test_on_a_busy_machine(): spend(9, 29)
+def test_wrong(): spend(11, 11); assert 1 == 2
 
 @pytest.mark.slow
-def test_slow():
-    time.sleep(0.02)
+def test_slow(): spend(100, 100)
 
 @pytest.mark.nightly
-def test_nightly():
-    time.sleep(0.02)
-
-def test_late_and_wrong():
-    time.sleep(0.02)
-    assert 1 == 2
+def test_nightly(): spend(100, 100)
 """
 
 
 @pytest.fixture
 def guarded(pytester: pytest.Pytester) -> pytest.Pytester:
     pytester.makeconftest(GUARD)
-    pytester.makepyfile(LATE)
+    pytester.makepyfile(TESTS)
     return pytester
 
 
-def run(guarded: pytest.Pytester, factor: str, *args: str) -> pytest.RunResult:
-    """The tests above, run; the variable is put back at once, because this test is guarded, too."""
+def run(guarded: pytest.Pytester, factor: str) -> pytest.RunResult:
+    """The tests above, run with their own clock; all is put back at once, because this test is guarded, too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(tiers.FACTOR, factor)
-        return guarded.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:xdist", "-rA", *args)
+        patch.setattr(tiers, "clock", lambda: tuple(SPENT))
+        return guarded.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:xdist")
 
 
 def failed(done: pytest.RunResult) -> set[str]:
@@ -86,34 +81,41 @@ def failed(done: pytest.RunResult) -> set[str]:
 
 
 def test_a_test_that_takes_long_without_a_mark_fails(guarded: pytest.Pytester) -> None:
-    done = run(guarded, TEN_MS)
-    done.assert_outcomes(passed=4, failed=3)
-    assert failed(done) == {"test_late", "test_late_by_its_own_fixture", "test_late_and_wrong"}
+    done = run(guarded, "1")
+    done.assert_outcomes(passed=4, failed=4)
+    assert failed(done) == {"test_computes", "test_waits", "test_with_its_own_fixture", "test_wrong"}
 
 
-@pytest.mark.parametrize("factor", ["1", "0"])
-def test_one_that_does_not_passes(guarded: pytest.Pytester, factor: str) -> None:
+@pytest.mark.parametrize("factor", ["3", "0"])
+def test_a_slow_machine_has_more_time(guarded: pytest.Pytester, factor: str) -> None:
     done = run(guarded, factor)
-    done.assert_outcomes(passed=6, failed=1)
-    assert failed(done) == {"test_late_and_wrong"}
+    done.assert_outcomes(passed=7, failed=1)
+    assert failed(done) == {"test_wrong"}
 
 
 def test_the_failure_says_how_long_and_what_to_do(guarded: pytest.Pytester) -> None:
-    done = run(guarded, TEN_MS, "-k", "test_late")
-    said = [line for line in done.stdout.lines if line.startswith("this test took 0.")]
-    assert len(said) == 2
+    done = run(guarded, "1")
+    said = [line for line in done.stdout.lines if line.startswith("this test took ")]
+    assert [line.partition(";")[0] for line in said] == [
+        "this test took 11.0 s of processor time and 11.0 s in all",
+        "this test took 0.0 s of processor time and 31.0 s in all",
+        "this test took 11.0 s of processor time and 11.0 s in all",
+    ]
     for line in said:
-        assert "0.01 s are the most" in line
-        assert "make it faster, or mark it @pytest.mark.slow" in line
+        assert "10 s and 30 s are the most: make it faster, or mark it @pytest.mark.slow with the reason" in line
     done.stdout.fnmatch_lines(["E *assert 1 == 2"])  # a failure of its own stays what it was
 
 
-def test_the_factor_multiplies_the_limit() -> None:
-    assert tiers.told(9.9, 1) is None
-    assert "took 10.1 s, and 10 s" in str(tiers.told(10.1, 1))
-    assert tiers.told(29.9, 3) is None
-    assert "took 30.1 s, and 30 s" in str(tiers.told(30.1, 3))
-    assert tiers.told(1e6, 0) is None
+def test_the_guard_guards_these_tests(request: pytest.FixtureRequest) -> None:
+    hooks = request.config.hook.pytest_runtest_makereport.get_hookimpls()
+    assert [one for one in hooks if one.function is tiers.pytest_runtest_makereport]
+
+
+def test_the_clock_counts_what_is_computed() -> None:
+    begun = tiers.clock()
+    while tiers.clock()[0] <= begun[0]:
+        pass
+    assert tiers.clock()[1] > begun[1]
 
 
 # --- which tests are in which tier ------------------------------------------------------------------------
