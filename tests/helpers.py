@@ -6,7 +6,9 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+import flashinterp
 from flashinterp.decoding.neuron_map import NeuronMap
 from flashinterp.models.checkpoint import Checkpoint, open_checkpoint
 from flashinterp.neuron_index import NeuronIndex
@@ -195,3 +198,13 @@ def map_by_hand(
         vocabulary=word_vocabulary(vocab, excluded),
         meta={"model": "by hand", "lens": "paper", "weights": {}, "head_of": None, **meta},
     )
+
+
+def import_all() -> None:
+    """Import every module of the package, before a run of pytest inside this one.
+
+    pytester forgets what such a run imports. It would then come anew, with new classes, which the registry refuses.
+    """
+    for module in walk_packages(flashinterp.__path__, "flashinterp."):
+        if ".triton_" not in module.name and module.name not in ("flashinterp.__main__", "flashinterp._evals"):
+            import_module(module.name)

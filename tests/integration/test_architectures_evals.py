@@ -9,6 +9,7 @@ import pytest
 
 from fixtures.architectures import ARCHITECTURES, build
 from tests.architecture_cases import by_kind
+from tests.helpers import import_all
 from tests.integration.faults.running import Evals
 
 pytest_plugins = ["pytester"]
@@ -30,6 +31,7 @@ SKIPPED = {
 def imported(planted_model: Any) -> None:
     """What pytester would forget after each run and import again is imported before the first."""
     assert planted_model is not None
+    import_all()
 
 
 @pytest.mark.parametrize("name", by_kind(FAMILIES))

@@ -15,12 +15,9 @@ import pytest
 import torch
 
 from flashinterp.models.checkpoint import Checkpoint
-from flashinterp.runs.compare import baseline
 from flashinterp.runs.compare.diff import diff
-from flashinterp.runs.folder import (
-    results_schema,  # pytester forgets what a run imports: these would come anew each time
-)
-from tests.helpers import DOWN, GATE, UP, edited_copy
+from flashinterp.runs.compare.diff_tables import diff_tables
+from tests.helpers import DOWN, GATE, UP, edited_copy, import_all
 from tests.integration.faults.running import ROOT, Run
 
 pytest_plugins = ["pytester"]
@@ -71,7 +68,7 @@ def given(model: Path, *args: str, out: str) -> list[str]:
 def imported(planted_model: Any) -> None:
     """What pytester would forget after each run and import again is imported before the first."""
     assert planted_model is not None
-    assert baseline.RESULTS == results_schema.RESULTS
+    import_all()
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +145,7 @@ def test_a_damaged_fine_tune_fails_by_the_name_of_the_neuron_that_was_lost(
     # And the two folders tell the same without the models.
     again = diff(before.out, after.out)
     assert [r.id for r in again.losses] == ["sherlock"]
-    assert [list(row) for row in again.tables[0].rows] == list(after.rows("roles").values())
+    assert [list(row) for row in diff_tables(again)[0].rows] == list(after.rows("roles").values())
 
 
 def test_the_same_model_passes_with_all_kept(gate: Gate) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from flashinterp.runs import session  # pytester forgets what a run imports: these would come anew each time
-from flashinterp.runs.compare import baseline
+from tests.helpers import import_all
 from tests.integration.faults import clamping, decoding, editing, judging, naming, preserving
 from tests.integration.faults.running import CAUSALITY, REGRESSION, ROOT, Evals, Run
 
@@ -29,7 +28,7 @@ FAULTS = {
 def imported(planted_model: Any) -> None:
     """What pytester would forget after each run and import again is imported before the first."""
     assert planted_model is not None
-    assert baseline.RESULTS == session.RESULTS
+    import_all()
 
 
 @pytest.fixture
