@@ -171,6 +171,7 @@ def test_outcomes_are_read_as_they_were_written() -> None:
     assert Outcome.parse(dict(zip(COLUMNS, line.cells(), strict=True))) == replace(line, effect=0.0)
 
 
+@pytest.mark.slow  # other processes import torch
 def test_one_process_and_two_write_the_same_bytes(tmp_path: Path) -> None:
     for processes in (1, 2):
         run("power", 2, 7, tmp_path / str(processes), TINY, processes)

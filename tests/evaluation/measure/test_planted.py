@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 
 from flashinterp import Checkpoint, decode
@@ -49,6 +50,7 @@ def test_a_neuron_planted_on_the_negative_pole_is_explained(verdicts: dict[str, 
     assert verdicts["dog"].explained["predicted_direction"] == verdicts["dog"].explained["observed_direction"] == "+"
 
 
+@pytest.mark.slow  # measures another model
 def test_the_same_claims_on_a_model_with_nothing_planted_are_never_validated(
     unplanted: Checkpoint, truth: dict[str, Any]
 ) -> None:

@@ -297,6 +297,7 @@ def test_what_cannot_be_made_is_told_and_the_rest_stands(
     assert all(r.here.value is not None for r in got.results(bench.rng) if r.measure == "percentile")
 
 
+@pytest.mark.slow  # measures another model
 def test_a_model_with_experts_goes_through(experts: Experiment) -> None:
     got = study(experts, Maps(experts.checkpoint))
     assert list(got.real.picks) == [*LENSES, ATTRIBUTION]

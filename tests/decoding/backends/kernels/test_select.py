@@ -33,6 +33,7 @@ Poles = Literal["both", "+"]
 Run = Callable[..., tuple[Pole, Pole | None]]
 
 # The interpreter takes about 0.1 s per row and pole, most of it in the sort.
+interpreted = pytest.mark.slow
 EXAMPLES = examples(15)
 # Around one block (32), the 100 tokens of a score, one program of the statistics pass (4,096), which is also where
 # choosing among blocks begins (128), and one column more or less of what is searched then.
@@ -234,6 +235,7 @@ def cases(draw: st.DrawFn) -> Case:
 # --- tests ------------------------------------------------------------------------------------------
 
 
+@interpreted
 @EXAMPLES
 @given(case=cases())
 @example(case=make_case("small integers", 2, 8200, 100, padding=math.nan, extra=1, seed=0))
@@ -245,12 +247,14 @@ def test_selection_is_a_full_stable_sort(run: Run, case: Case) -> None:
     assert_case(case, run(case.z, case.vocab, case.keep))
 
 
+@interpreted
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_every_kind_of_row_where_blocks_are_chosen(run: Run, kind: str) -> None:
     case = make_case(kind, 1, 4400, 128, padding=math.nan, extra=0, seed=3)  # 138 blocks, of which 128 fit, no slack
     assert_case(case, run(*case))
 
 
+@interpreted
 @pytest.mark.parametrize("kind", ["plain", "two values", "all equal", "equal maxima", "zeros and a few others"])
 @pytest.mark.parametrize("keep", [100, 128])
 def test_enough_blocks_that_the_search_starts_from_the_columns(run: Run, kind: str, keep: int) -> None:
@@ -259,12 +263,14 @@ def test_enough_blocks_that_the_search_starts_from_the_columns(run: Run, kind: s
     assert_case(case, run(*case))
 
 
+@interpreted
 @pytest.mark.parametrize(("vocab", "keep"), [(3, 3), (100, 100), (300, 300), (600, 520), (4500, 257)])
 def test_keep_up_to_the_whole_vocabulary(run: Run, vocab: int, keep: int) -> None:
     case = make_case("small integers", 1, vocab, keep, padding=math.nan, extra=0, seed=5)
     assert_case(case, run(*case))
 
 
+@interpreted
 @pytest.mark.parametrize("vocab", [40, 4200])
 def test_one_pole_is_the_same_as_that_of_both(run: Run, vocab: int) -> None:
     case = make_case("plain", 1, vocab, 10, padding=math.nan, extra=0, seed=7)
@@ -274,6 +280,7 @@ def test_one_pole_is_the_same_as_that_of_both(run: Run, vocab: int) -> None:
         np.testing.assert_array_equal(one, other)
 
 
+@interpreted
 def test_a_row_does_not_depend_on_its_neighbours(run: Run) -> None:
     case = make_case("plain", 3, 70, 20, padding=math.nan, extra=0, seed=9)
     together, _ = run(*case, spare=0)
@@ -282,6 +289,7 @@ def test_a_row_does_not_depend_on_its_neighbours(run: Run) -> None:
         np.testing.assert_array_equal(one[1:2], other)
 
 
+@interpreted
 def test_minus_z_exchanges_the_poles(run: Run) -> None:
     case = make_case("small integers", 1, 4200, 100, padding=math.nan, extra=0, seed=11)
     forward, backward = run(*case), run(-case.z, case.vocab, case.keep)
@@ -292,17 +300,20 @@ def test_minus_z_exchanges_the_poles(run: Run) -> None:
             np.testing.assert_array_equal(one, two)
 
 
+@interpreted
 def test_without_a_workspace(device: str, request: pytest.FixtureRequest) -> None:
     case = make_case("plain", 2, 130, 100, padding=math.nan, extra=1, seed=13)
     assert_case(case, _caller(run_without_workspace, device, request)(*case))
 
 
+@interpreted
 def test_no_rows(run: Run) -> None:
     plus, minus = run(np.empty((0, 64), np.float32), 50, 5)
     assert minus is not None
     assert [part.shape for part in plus] == [part.shape for part in minus] == [(0, 5), (0, 5), (0,), (0,)]
 
 
+@interpreted
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_shows_in_logsumexp(run: Run, bad: float) -> None:
     case = make_case("plain", 1, 4200, 100, padding=0, extra=0, seed=15)
