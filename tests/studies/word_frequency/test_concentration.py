@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from flashinterp.decoding.decode import decode, open_checkpoint
+from flashinterp.decoding.decode import decode
 from flashinterp.errors import RunError
 from flashinterp.evaluation.experiment import Experiment
 from flashinterp.evaluation.profiles import PROFILES
 from flashinterp.evaluation.prompts import shipped
 from flashinterp.interventions.attribution import attribution
 from flashinterp.models.activations import encode
-from flashinterp.models.checkpoint import Checkpoint
+from flashinterp.models.checkpoint import Checkpoint, open_checkpoint
 from flashinterp.studies.lens_causality.measure import effects, natural_ranges, ranked_prompts
 from flashinterp.studies.word_frequency.concentration import (
     common_words,
