@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from benchmarks.small_training import Trained
 from benchmarks.small_world import CLASS_OF, CLASSES, FORMS, IDS, NAMES, NOUNS, about_name, bench_of
 from fixtures.build import stream
-from flashinterp.decoding.decode import decode, open_checkpoint
+from flashinterp.decoding.decode import decode
 from flashinterp.decoding.lens_rows import token_logits
 from flashinterp.evaluation.experiment import Experiment
 from flashinterp.models.activations import capture, encode
+from flashinterp.models.checkpoint import open_checkpoint
 from flashinterp.neuron_index import NeuronIndex
 from flashinterp.neurons import POLES
 from flashinterp.studies.lens_causality.measure import effects
