@@ -26,6 +26,8 @@ def test_wilson_is_the_closed_formula(k: int, n: int, level: float) -> None:
     assert got is not None
     assert got.estimate == k / n
     assert (got.low, got.high) == pytest.approx((middle - half, middle + half), abs=1e-12)
+    scipys = scipy_stats.binomtest(k, n).proportion_ci(level, method="wilson")
+    assert (got.low, got.high) == (scipys.low, scipys.high)  # to the last bit: recorded ones are reached again
 
 
 def test_wilson_is_no_point_at_nought_or_all_and_nothing_without_trials() -> None:
