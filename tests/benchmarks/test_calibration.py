@@ -63,6 +63,7 @@ def test_it_was_published_for_this_rule_and_these_texts() -> None:
     assert design["sizes"] == {name: getattr(PROFILES["smoke"], name) for name in SIZES}
 
 
+@pytest.mark.slow  # a simulation
 @pytest.mark.parametrize(("kind", "number"), [("null", 0), ("null", 1), ("power", 0)])
 def test_a_model_comes_out_again_as_published(kind: str, number: int) -> None:
     design = json.loads((PUBLISHED / "design.json").read_text())
