@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flashinterp.decoding.decode import decode as decode
     from flashinterp.decoding.neuron_map import NeuronMap as NeuronMap
+    from flashinterp.decoding.search import Match as Match
+    from flashinterp.decoding.search import find as find
+    from flashinterp.decoding.search import find_each as find_each
     from flashinterp.errors import CheckpointError as CheckpointError
     from flashinterp.errors import ClaimError as ClaimError
     from flashinterp.errors import ClampError as ClampError
@@ -67,6 +70,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "decoding.decode": "decode",
     "decoding.neuron_map": "NeuronMap",
+    "decoding.search": "Match find find_each",
     "errors": "CheckpointError ClaimError ClampError FlashinterpError LayoutError MapError NeuronError NotComparable "
     "RunError TokenError",
     "evaluation.prompts": "PromptSet read_prompts",

@@ -8,11 +8,29 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flashinterp.cli import inputs
-from flashinterp.cli.options import AS_JSON, DEVICE, LENS, POLE, REVISION, Job, PathOrHubId, argument, count, options
+from flashinterp.cli.options import (
+    AS_JSON,
+    DEVICE,
+    LENS,
+    LENS_OR_ALL,
+    POLE,
+    REVISION,
+    Job,
+    PathOrHubId,
+    argument,
+    count,
+    options,
+)
 from flashinterp.cli.output import progress, show
 
 if TYPE_CHECKING:
     from flashinterp.decoding.neuron_map import NeuronMap
+    from flashinterp.models.checkpoint import Checkpoint
+    from flashinterp.neurons import NeuronId
+
+Found = tuple[dict[str, Any], tuple[str, ...], tuple[tuple[Any, ...], ...]]
+"""What a search gives: the record for JSON, and a table's headers and rows."""
+_SHOWN = 5  # words of a neuron, in the table
 
 
 @click.command(
@@ -77,12 +95,14 @@ def map_(
     cls=Job,
     example=[
         'flashinterp find llama.safetensors " dog" " California"',
-        'flashinterp find path/to/model " dog" -n 3 --lens write --json',
+        'flashinterp find path/to/model " dog" -n 3 --lens all',
     ],
 )
 @argument("place", "MODEL_OR_MAP")
 @click.argument("tokens", nargs=-1, required=True, metavar="TOKEN...")
-@options(count("-n", 10, "Neurons per token."), POLE, LENS, DEVICE, REVISION, AS_JSON)
+@options(count("-n", 10, "Neurons per token."), POLE, LENS_OR_ALL, DEVICE, REVISION)
+@click.option("--no-cache", is_flag=True, help="Neither read nor write the head's statistics in the cache folder.")
+@AS_JSON
 def find(
     place: str,
     tokens: tuple[str, ...],
@@ -91,32 +111,87 @@ def find(
     lens: str | None,
     device: str,
     revision: str | None,
+    no_cache: bool,
     as_json: bool,
 ) -> None:
-    """Find the neurons that name a TOKEN best; the first is its specialised neuron.
+    """Find the neurons that name a TOKEN best.
 
-    A TOKEN is one token's text, as " dog" with its space, or its id, as id:5679.
+    A TOKEN is one token's text, as " dog" with its space, or its id, as id:5679. In a model, neurons are ranked by
+    their contrast for the word, with the probability that the best of all its neurons has such a contrast by chance. In
+    a map they are ranked by the paper's score, which the map holds.
     """
     from flashinterp.report.table import Table
 
-    neurons = inputs.neuron_map(place, lens=lens, device=device, revision=revision)
+    if Path(place).is_file() or place.endswith(".safetensors"):
+        neurons = inputs.neuron_map(place, lens=lens)
+        record, headers, rows = _found_in_map(neurons, tokens, n, pole)
+        title = f"Neurons of {neurons.meta['model']} that name it, lens {neurons.meta['lens']}"
+        caption = (
+            "Score: the token's probability over the mean of the 100 highest of that neuron. Certain: no neuron that "
+            "the map does not list for this token can score as high."
+        )
+    else:
+        checkpoint = inputs.checkpoint(place, revision)
+        with progress("looking for " + ", ".join(tokens), "layer") as step:
+            record, headers, rows = _found_in_model(
+                checkpoint, tokens, n=n, pole=pole, lens=lens or "paper", device=device, cache=not no_cache, step=step
+            )
+        title = f"Neurons of {checkpoint.name} that name it"
+        caption = (
+            "z: how many of the neuron's own standard deviations the token's logit is above its mean over the "
+            "vocabulary. Contrast: z over its root mean square across the layer's neurons. p: how often the best of "
+            f"all {record['searched']:,} neurons has such a contrast, if none is special to the word. Place: the "
+            "token's among the neuron's words."
+        )
+    show("find", as_json, record, [Table("find", title, headers, rows, caption)])
+
+
+def _found_in_map(neurons: NeuronMap, tokens: tuple[str, ...], n: int, pole: Any) -> Found:
     wanted = [neurons.vocabulary.resolve(inputs.token(text)) for text in tokens]  # all, before any is looked for
     rows: list[dict[str, Any]] = []
     for token in wanted:
         for rank, hit in enumerate(neurons.find(token, n, pole), 1):
-            found = {"neuron": str(hit.neuron), "layer": hit.neuron.layer, "expert": hit.neuron.expert}
-            found |= {"index": hit.neuron.neuron, "pole": hit.pole, "score": hit.score}
-            found |= {"probability": hit.probability, "certain": hit.certain}
-            rows.append({"token": token.text, "id": token.id, "rank": rank, **found})
+            about = {"score": hit.score, "probability": hit.probability, "certain": hit.certain}
+            rows.append({"token": token.text, "id": token.id, "rank": rank, **_neuron(hit.neuron, hit.pole), **about})
     keys = ("rank", "neuron", "pole", "score", "probability", "certain")
     shown = tuple((neurons.vocabulary.show(r["id"]), *(r[key] for key in keys)) for r in rows)
-    caption = (
-        "Score: the token's probability over the mean of the 100 highest of that neuron. Certain: no neuron that the "
-        "map does not list for this token can score as high."
-    )
-    headers = ("token", *keys)
-    title = f"Neurons of {neurons.meta['model']} that name it, lens {neurons.meta['lens']}"
-    show("find", as_json, {**meta_of(neurons), "found": rows}, [Table("find", title, headers, shown, caption)])
+    return {**meta_of(neurons), "found": rows}, ("token", *keys), shown
+
+
+def _found_in_model(
+    checkpoint: Checkpoint,
+    tokens: tuple[str, ...],
+    *,
+    n: int,
+    pole: Any,
+    lens: str,
+    device: str,
+    cache: bool,
+    step: Any,
+) -> Found:
+    from flashinterp.decoding.search import find_each
+    from flashinterp.tokens import show as show_text
+
+    wanted = [checkpoint.vocabulary.resolve(inputs.token(text)) for text in tokens]
+    found = find_each(checkpoint, wanted, lens=lens, n=n, pole=pole, device=device, cache=cache, progress=step)
+    rows: list[dict[str, Any]] = []
+    shown = []
+    for token, matches in zip(wanted, found, strict=True):
+        for rank, hit in enumerate(matches, 1):
+            about = {"lens": hit.lens, "z": hit.z, "contrast": hit.contrast, "p": hit.p, "place": hit.rank}
+            rows.append({"token": token.text, "id": token.id, "rank": rank, **_neuron(hit.neuron, hit.pole), **about})
+            rows[-1]["words"] = list(hit.words)
+            words = " ".join(map(show_text, hit.words[:_SHOWN]))
+            name = checkpoint.vocabulary.show(token.id)
+            shown.append((name, rank, str(hit.neuron), hit.pole, *about.values(), words))
+    headers = ("token", "rank", "neuron", "pole", "lens", "z", "contrast", "p", "place", "its words")
+    record = {"model": checkpoint.name, "lens": lens, "searched": len(checkpoint.layout.roster), "found": rows}
+    return record, headers, tuple(shown)
+
+
+def _neuron(neuron: NeuronId, pole: str) -> dict[str, Any]:
+    about = {"neuron": str(neuron), "layer": neuron.layer, "expert": neuron.expert, "index": neuron.neuron}
+    return {**about, "pole": pole}
 
 
 @click.command(

@@ -54,6 +54,11 @@ LENS = click.option(
     type=click.Choice(["paper", "read", "gate", "write", "logit-lens"]),
     help="Which weight vector is decoded, and how.  [default: paper, or the map's own]",
 )
+LENS_OR_ALL = click.option(
+    "--lens",
+    type=click.Choice(["paper", "read", "gate", "write", "logit-lens", "all"]),
+    help="Which weight vector meets the head, and how.  [default: paper, or the map's own]",
+)
 POLE = click.option(
     "--pole", type=click.Choice(["both", "+", "-"]), default="both", show_default=True, help="Which sign of the vector."
 )

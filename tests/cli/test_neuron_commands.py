@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from flashinterp import NeuronMap, alignment, compare, decode
+from flashinterp import NeuronMap, alignment, compare, decode, find_each
 from flashinterp.cli import main
 from flashinterp.decoding import decode as decode_module
 from flashinterp.models.checkpoint import Checkpoint
@@ -73,9 +73,26 @@ def test_map_with_another_head(run: Run, fixture_folder: Path, model: Path, tmp_
 # --- find, neuron -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["model", "saved"])
-def test_find_by_word(place: str, run: Run, request: pytest.FixtureRequest) -> None:
-    found = run("find", request.getfixturevalue(place), " dog", "California", "-n", 2)["found"]
+def test_find_in_a_model_is_the_search_by_contrast(run: Run, model: Path, planted: Checkpoint) -> None:
+    told = run("find", model, " dog", "California", "-n", 2, "--lens", "all", "--no-cache")
+    assert (told["lens"], told["searched"]) == ("all", 1024)
+    wanted = [m for found in find_each(planted, [" dog", "California"], lens="all", n=2, cache=False) for m in found]
+    assert [(f["neuron"], f["pole"], f["lens"], f["place"]) for f in told["found"]] == [
+        (str(m.neuron), m.pole, m.lens, m.rank) for m in wanted
+    ]
+    assert [f["p"] for f in told["found"]] == pytest.approx([m.p for m in wanted], rel=1e-3)
+    assert told["found"][0]["words"] == list(wanted[0].words)
+
+
+def test_find_in_a_model_prints_how_surely_and_what_else_it_says(table: Callable[..., str], model: Path) -> None:
+    shown = " ".join(table("find", model, " dog", "-n", 1, "--no-cache").split())
+    assert "L1N17" in shown
+    assert "␣dog" in shown
+    assert "best of all 1,024 neurons" in shown
+
+
+def test_find_by_word(run: Run, saved: Path) -> None:
+    found = run("find", saved, " dog", "California", "-n", 2)["found"]
     assert [(f["token"], f["rank"]) for f in found] == [
         (" dog", 1),
         (" dog", 2),
