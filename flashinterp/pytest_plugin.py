@@ -92,10 +92,17 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
 
 
 def _is_eval(item: pytest.Item) -> bool:
-    """Whether a test asks for this module's own `evidence`, and not for an argument that happens to be called so."""
+    """Whether a test asks for this module's own `evidence`, and not for an argument that happens to be called so.
+
+    A fixture of that name in a conftest.py counts where it asks for this one, as one does that adds to it.
+    """
     info: Any = getattr(item, "_fixtureinfo", None)
-    found: Any = info.name2fixturedefs.get("evidence") if info is not None else None
-    return bool(found) and found[-1].func.__module__ == __name__
+    for found in reversed(info.name2fixturedefs.get("evidence", ()) if info is not None else ()):
+        if found.func.__module__ == __name__:
+            return True
+        if "evidence" not in found.argnames:
+            break
+    return False
 
 
 def _left_out(session: pytest.Session) -> int:
