@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flashinterp.decoding.contrast import Null as Null
     from flashinterp.decoding.decode import decode as decode
     from flashinterp.decoding.neuron_map import NeuronMap as NeuronMap
     from flashinterp.decoding.search import Match as Match
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "decoding.decode": "decode",
     "decoding.neuron_map": "NeuronMap",
+    "decoding.contrast": "Null",
     "decoding.search": "Match find find_each",
     "errors": "CheckpointError ClaimError ClampError FlashinterpError LayoutError MapError NeuronError NotComparable "
     "RunError TokenError",

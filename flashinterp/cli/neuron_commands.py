@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from flashinterp.cli.options import (
     LENS_OR_ALL,
     POLE,
     REVISION,
+    SEED,
     Job,
     PathOrHubId,
     argument,
@@ -25,8 +27,10 @@ from flashinterp.cli.output import progress, show
 
 if TYPE_CHECKING:
     from flashinterp.decoding.neuron_map import NeuronMap
+    from flashinterp.decoding.search import Match
     from flashinterp.models.checkpoint import Checkpoint
     from flashinterp.neurons import NeuronId
+    from flashinterp.tokens import Token
 
 Found = tuple[dict[str, Any], tuple[str, ...], tuple[tuple[Any, ...], ...]]
 """What a search gives: the record for JSON, and a table's headers and rows."""
@@ -101,6 +105,14 @@ def map_(
 @argument("place", "MODEL_OR_MAP")
 @click.argument("tokens", nargs=-1, required=True, metavar="TOKEN...")
 @options(count("-n", 10, "Neurons per token."), POLE, LENS_OR_ALL, DEVICE, REVISION)
+@click.option(
+    "--null",
+    type=click.Choice(["normal", "rotation"]),
+    default="normal",
+    show_default=True,
+    help="What p is taken from: a normal, or neurons drawn 99 times at random.",
+)
+@SEED
 @click.option("--no-cache", is_flag=True, help="Neither read nor write the head's statistics in the cache folder.")
 @AS_JSON
 def find(
@@ -111,6 +123,8 @@ def find(
     lens: str | None,
     device: str,
     revision: str | None,
+    null: str,
+    seed: int,
     no_cache: bool,
     as_json: bool,
 ) -> None:
@@ -131,11 +145,25 @@ def find(
             "the map does not list for this token can score as high."
         )
     else:
+        from flashinterp.decoding.contrast import Null
+        from flashinterp.decoding.search import find_each
+
         checkpoint = inputs.checkpoint(place, revision)
+        wanted = [checkpoint.vocabulary.resolve(inputs.token(text)) for text in tokens]
         with progress("looking for " + ", ".join(tokens), "layer") as step:
-            record, headers, rows = _found_in_model(
-                checkpoint, tokens, n=n, pole=pole, lens=lens or "paper", device=device, cache=not no_cache, step=step
+            found = find_each(
+                checkpoint,
+                wanted,
+                lens=lens or "paper",
+                n=n,
+                pole=pole,
+                null=Null(seed=seed) if null == "rotation" else None,
+                device=device,
+                cache=not no_cache,
+                progress=step,
             )
+        record, headers, rows = _found_in_model(checkpoint, wanted, found)
+        record |= {"lens": lens or "paper", "null": null}
         title = f"Neurons of {checkpoint.name} that name it"
         caption = (
             "z: how many of the neuron's own standard deviations the token's logit is above its mean over the "
@@ -158,34 +186,24 @@ def _found_in_map(neurons: NeuronMap, tokens: tuple[str, ...], n: int, pole: Any
     return {**meta_of(neurons), "found": rows}, ("token", *keys), shown
 
 
-def _found_in_model(
-    checkpoint: Checkpoint,
-    tokens: tuple[str, ...],
-    *,
-    n: int,
-    pole: Any,
-    lens: str,
-    device: str,
-    cache: bool,
-    step: Any,
-) -> Found:
-    from flashinterp.decoding.search import find_each
+def _found_in_model(checkpoint: Checkpoint, wanted: Sequence[Token], found: Sequence[Sequence[Match]]) -> Found:
     from flashinterp.tokens import show as show_text
 
-    wanted = [checkpoint.vocabulary.resolve(inputs.token(text)) for text in tokens]
-    found = find_each(checkpoint, wanted, lens=lens, n=n, pole=pole, device=device, cache=cache, progress=step)
     rows: list[dict[str, Any]] = []
     shown = []
     for token, matches in zip(wanted, found, strict=True):
         for rank, hit in enumerate(matches, 1):
             about = {"lens": hit.lens, "z": hit.z, "contrast": hit.contrast, "p": hit.p, "place": hit.rank}
-            rows.append({"token": token.text, "id": token.id, "rank": rank, **_neuron(hit.neuron, hit.pole), **about})
+            about_all = {**about, "q": hit.q}
+            rows.append(
+                {"token": token.text, "id": token.id, "rank": rank, **_neuron(hit.neuron, hit.pole), **about_all}
+            )
             rows[-1]["words"] = list(hit.words)
             words = " ".join(map(show_text, hit.words[:_SHOWN]))
             name = checkpoint.vocabulary.show(token.id)
             shown.append((name, rank, str(hit.neuron), hit.pole, *about.values(), words))
     headers = ("token", "rank", "neuron", "pole", "lens", "z", "contrast", "p", "place", "its words")
-    record = {"model": checkpoint.name, "lens": lens, "searched": len(checkpoint.layout.roster), "found": rows}
+    record = {"model": checkpoint.name, "searched": len(checkpoint.layout.roster), "found": rows}
     return record, headers, tuple(shown)
 
 

@@ -57,7 +57,7 @@ class HeadStatistics:
         for part in real.split(_ROWS):
             centred = (head[part].double() - mean).to(device, torch.float32)
             covariance += (centred.T @ centred).to("cpu", torch.float64)
-        return cls(mean.numpy(), _factor(covariance / len(real)).numpy(), len(real))
+        return cls(mean.numpy(), factor_of(covariance / len(real)).numpy(), len(real))
 
 
 def head_statistics(checkpoint: Checkpoint, *, device: str = "cpu", cache: bool = True) -> HeadStatistics:
@@ -107,8 +107,11 @@ def _key(head: Tensor, excluded: NDArray[np.bool_]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _factor(covariance: Tensor) -> Tensor:
-    """F with F Fᵀ = C. ‖w F‖ loses no digits where w lies in a direction of little variance, as wᵀ C w would."""
+def factor_of(covariance: Tensor) -> Tensor:
+    """F [d, d] with F Fᵀ = C, of a covariance or a second moment in float64.
+
+    ‖w F‖ loses no digits where w lies in a direction of little variance, as wᵀ C w would.
+    """
     lower: Tensor
     lower, failed = torch.linalg.cholesky_ex(covariance)
     if int(failed):  # fewer tokens than dimensions, or rows that depend on each other

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import erfc, expm1, log1p, sqrt
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from flashinterp.decoding.head_statistics import HeadStatistics, head_statistics
+from flashinterp.decoding.contrast import Null, Sign, WordRows, contrast_of, on_pole, search_p
+from flashinterp.decoding.head_statistics import head_statistics
 from flashinterp.decoding.lens_rows import lens_rows
 from flashinterp.decoding.plan import make_plan
 from flashinterp.errors import NeuronError
 from flashinterp.models.checkpoint import Checkpoint, open_checkpoint
-from flashinterp.neuron_index import NeuronIndex
 from flashinterp.neurons import POLES, Lens, NeuronId, Pole
+from flashinterp.stats import false_discovery
 from flashinterp.tokens import Token
 
 ALL = "all"
 """Stands for every lens that a model has."""
-Sign = Pole | Literal["both"]
 
 _WORDS = 10  # of a neuron, that are shown
 _ROWS = 8192  # of the head at a time
@@ -40,6 +40,7 @@ class Match:
             this pole.
         contrast: z over its root mean square across the neurons of the layer.
         p: how often the best of ``searched`` neurons would have such a contrast, if none were special to the word.
+        q: for the best neuron of each word, Benjamini-Hochberg's over all words that were asked for; None for others.
         rank: the word's place among the neuron's words on this pole, from 1.
         words: the neuron's first words on this pole.
         searched: how many neurons were looked at.
@@ -51,6 +52,7 @@ class Match:
     z: float
     contrast: float
     p: float
+    q: float | None
     rank: int
     words: tuple[str, ...]
     searched: int
@@ -63,6 +65,7 @@ def find(
     lens: str = "paper",
     n: int = 10,
     pole: Sign = "both",
+    null: Null | None = None,
     device: str = "auto",
     cache: bool = True,
     progress: Callable[[int, int], None] | None = None,
@@ -71,7 +74,9 @@ def find(
 
     With ``lens="all"`` there are n for each lens, and the best of all lenses comes first.
     """
-    (found,) = find_each(checkpoint, [token], lens=lens, n=n, pole=pole, device=device, cache=cache, progress=progress)
+    (found,) = find_each(
+        checkpoint, [token], lens=lens, n=n, pole=pole, null=null, device=device, cache=cache, progress=progress
+    )
     return found
 
 
@@ -82,6 +87,7 @@ def find_each(
     lens: str = "paper",
     n: int = 10,
     pole: Sign = "both",
+    null: Null | None = None,
     device: str = "auto",
     cache: bool = True,
     progress: Callable[[int, int], None] | None = None,
@@ -99,6 +105,8 @@ def find_each(
         lens: the name of a lens, or ``all`` for every one that the model has.
         n: neurons for each word and lens.
         pole: which sign of the vectors.
+        null: neurons drawn at random, against which p is counted; by default the contrasts of neurons that are not
+            special to a word are taken for normal.
         device: ``auto`` takes a CUDA GPU where there is one.
         cache: whether the head's statistics are kept in the user's cache folder.
         progress: called with (layers done, layers in all), over all lenses.
@@ -117,57 +125,21 @@ def find_each(
     if not wanted:
         return []
     statistics = head_statistics(source, device=on, cache=cache)
-    head = _Head.of(source, statistics, wanted, on)
+    head = WordRows.of(source, statistics, wanted, on)
     roster = source.layout.roster
     found: list[list[Match]] = [[] for _ in wanted]
     for at, plan in enumerate(plans):
         step = _steps(progress, at * len(roster.layers), len(plans) * len(roster.layers))
         best = _search(source, plan.lens, head, n, pole, step)
-        for mine, token_id, candidates in zip(found, head.ids, best, strict=True):
-            mine += _matches(source, head, token_id, plan.lens, candidates, pole)
+        drawn = null.draw(source, plan, head, pole) if null else None
+        p = [
+            [_p(c.contrast, len(roster), pole, None if drawn is None else drawn[:, t]) for c in own]
+            for t, own in enumerate(best)
+        ]
+        q = false_discovery([own[0] for own in p])
+        for t, mine in enumerate(found):
+            mine += _matches(source, head, head.ids[t], plan.lens, best[t], p[t], q[t], pole)
     return [sorted(mine, key=lambda m: (m.p, -m.contrast)) for mine in found]
-
-
-def search_p(contrast: float, searched: int, poles: int = 2) -> float:
-    """How often the largest contrast of so many neurons is at least this one, if each is drawn from a normal.
-
-    Args:
-        contrast: the contrast, on the pole where it is positive.
-        searched: how many neurons.
-        poles: 2 where either sign would have counted, else 1.
-    """
-    one = poles * 0.5 * erfc(contrast / sqrt(2))
-    return 1.0 if one >= 1 else -expm1(searched * log1p(-one))
-
-
-@dataclass(frozen=True)
-class _Head:
-    """What the search needs of the head, on the device.
-
-    Attributes:
-        directions: [T, d] U_t − μ of the wanted words.
-        factor: [d, d] of the covariance.
-        ids: of the wanted words.
-        rows: [V, d] the head as it is stored.
-    """
-
-    directions: Tensor
-    factor: Tensor
-    ids: tuple[int, ...]
-    rows: Tensor
-
-    @classmethod
-    def of(cls, source: Checkpoint, statistics: HeadStatistics, wanted: Sequence[Token], device: str) -> _Head:
-        ids = tuple(token.id for token in wanted)
-        rows = source.head()
-        centred = rows[list(ids)].double() - torch.from_numpy(np.array(statistics.mean))
-        factor = torch.from_numpy(np.array(statistics.factor))
-        return cls(centred.to(device, torch.float32), factor.to(device, torch.float32), ids, rows)
-
-    def z(self, rows: Tensor) -> Tensor:
-        """[F, T] of vectors [F, d]; 0 for a vector whose logits are all the same."""
-        spread = torch.linalg.vector_norm(rows @ self.factor, dim=1, keepdim=True)
-        return torch.where(spread > 0, (rows @ self.directions.T) / spread, 0.0)
 
 
 @dataclass(frozen=True)
@@ -183,7 +155,7 @@ class _Candidate:
 def _search(
     source: Checkpoint,
     lens: Lens,
-    head: _Head,
+    head: WordRows,
     n: int,
     pole: Sign,
     step: Callable[[int], None],
@@ -191,51 +163,56 @@ def _search(
     """For each word the n neurons of the largest contrast on the pole."""
     roster = source.layout.roster
     best: list[list[_Candidate]] = [[] for _ in head.ids]
+    turn: Callable[[float], float] = abs if pole == "both" else (lambda c: c) if pole == "+" else (lambda c: -c)
     for done, layer in enumerate(roster.layers, 1):
         mine = roster.of_layers([layer])
         blocks = [lens_rows(source, lens, block).to(head.factor.device) for block in mine.blocks]
         z = torch.cat([head.z(rows) for rows in blocks])
-        # About zero, because the sign of a gated neuron is arbitrary: turning one round must change its own sign only.
-        deviation = z.double().square().mean(dim=0).sqrt().float()
-        contrast = torch.where(deviation > 0, z / deviation, 0.0)
-        signed = contrast.abs() if pole == "both" else contrast if pole == "+" else -contrast
-        top = signed.topk(min(n, len(z)), dim=0).indices.cpu().numpy()  # [n, T]
-        rows = _Rows(blocks, mine)
+        contrast = contrast_of(z)
+        top = on_pole(contrast, pole).topk(min(n, len(z)), dim=0).indices.cpu().numpy()  # [n, T]
         for t, chosen in enumerate(top.T):
-            new = [_Candidate(mine.neuron(int(i)), float(z[i, t]), float(contrast[i, t]), rows[int(i)]) for i in chosen]
+            new = [
+                _Candidate(mine.neuron(i), float(z[i, t]), float(contrast[i, t]), _row(blocks, i))
+                for i in map(int, chosen)
+            ]
             # Stable: of equal ones the lower neuron comes first.
-            best[t] = sorted(best[t] + new, key=lambda c: -_signed(c.contrast, pole))[:n]
+            best[t] = sorted(best[t] + new, key=lambda c: -turn(c.contrast))[:n]
         step(done)
     return best
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The vectors of a layer, block by block."""
-
-    blocks: Sequence[Tensor]
-    roster: NeuronIndex
-
-    def __getitem__(self, i: int) -> Tensor:
-        for rows in self.blocks:
-            if i < len(rows):
-                return rows[i].clone()
-            i -= len(rows)
-        raise IndexError(i)
+def _row(blocks: Sequence[Tensor], i: int) -> Tensor:
+    """The i-th vector of a layer's blocks [F, d], one after the other."""
+    for rows in blocks:
+        if i < len(rows):
+            return rows[i].clone()  # the layer itself is let go
+        i -= len(rows)
+    raise IndexError(i)
 
 
-def _signed(contrast: float, pole: Sign) -> float:
-    return abs(contrast) if pole == "both" else contrast if pole == "+" else -contrast
+def _p(contrast: float, searched: int, pole: Sign, drawn: NDArray[np.float32] | None) -> float:
+    """The family-wise p of one neuron's contrast, from a normal or from what was drawn [draws]."""
+    own = abs(contrast) if pole == "both" else contrast if pole == "+" else -contrast
+    if drawn is None:
+        return search_p(own, searched, len(POLES) if pole == "both" else 1)
+    return float((1 + np.count_nonzero(drawn >= own)) / (1 + len(drawn)))
 
 
 def _matches(
-    source: Checkpoint, head: _Head, token: int, lens: Lens, candidates: Sequence[_Candidate], pole: Sign
+    source: Checkpoint,
+    head: WordRows,
+    token: int,
+    lens: Lens,
+    candidates: Sequence[_Candidate],
+    p: Sequence[float],
+    q: float | None,
+    pole: Sign,
 ) -> list[Match]:
     """The candidates for one word, each with its own words, and with the word's rank among these."""
     vocabulary, searched = source.vocabulary, len(source.layout.roster)
     real = torch.from_numpy(~vocabulary.excluded)
     found = []
-    for one in candidates:
+    for place, one in enumerate(candidates):
         side: Pole = pole if pole != "both" else "+" if one.contrast >= 0 else "-"
         sign = 1 if side == "+" else -1
         logits = (sign * _products(head.rows, one.vector)).masked_fill(~real, -torch.inf)
@@ -247,7 +224,8 @@ def _matches(
                 pole=side,
                 z=sign * one.z,
                 contrast=sign * one.contrast,
-                p=search_p(sign * one.contrast, searched, len(POLES) if pole == "both" else 1),
+                p=p[place],
+                q=q if place == 0 else None,
                 rank=1 + int((logits > logits[token]).sum()),
                 words=tuple(vocabulary.surfaces[i] for i in first),
                 searched=searched,

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
+from flashinterp.decoding.contrast import Null, search_p
 from flashinterp.decoding.lens_rows import lens_rows
-from flashinterp.decoding.search import find, find_each, search_p
+from flashinterp.decoding.search import find, find_each
 from flashinterp.errors import NeuronError, TokenError
 from flashinterp.models.checkpoint import Checkpoint, open_checkpoint
 from tests.architecture_cases import KINDS, Case
@@ -153,3 +154,35 @@ def test_in_a_model_without_neurons_for_words_few_words_are_flagged(unplanted: C
         best = [found[0] for found in find_each(unplanted, words, lens=lens, n=1, cache=False)]
         flagged = sum(m.p <= 0.05 for m in best)
         assert stats.binomtest(flagged, len(words), 0.05, alternative="greater").pvalue > 0.001, (lens, flagged)
+
+
+def test_against_neurons_drawn_at_random_a_planted_one_stands_out_and_the_next_does_not(planted: Checkpoint) -> None:
+    first, second = find(planted, " dog", n=2, null=Null(draws=39), cache=False)
+    assert first.p == 1 / 40
+    assert second.p > 0.05
+    assert (first.q, second.q) == (first.p, None)
+
+
+def test_what_is_drawn_is_drawn_from_the_seed(planted: Checkpoint) -> None:
+    one, same, other = (
+        [m.p for m in find(planted, " dog", n=8, null=Null(draws=9, seed=seed), cache=False)] for seed in (1, 1, 2)
+    )
+    assert one == same
+    assert one != other
+
+
+def test_the_normal_is_no_bolder_than_a_rotation(unplanted: Checkpoint) -> None:
+    """Over words of a random model: in few dimensions contrasts have lighter tails than a normal, never heavier ones."""
+    words = unplanted.vocabulary.words()[:200]
+    counted = find_each(unplanted, words, n=1, null=Null(draws=99), cache=False)
+    normal = find_each(unplanted, words, n=1, cache=False)
+    bolder = [a[0].p - b[0].p for a, b in zip(counted, normal, strict=True)]
+    assert np.mean(bolder) < 0.01
+    assert np.max(bolder) < 0.15
+
+
+def test_q_is_that_of_the_best_neurons_over_the_words(planted: Checkpoint) -> None:
+    found = find_each(planted, [" dog", " king", " cat"], n=2, cache=False)
+    want = stats.false_discovery_control([matches[0].p for matches in found])
+    assert [matches[0].q for matches in found] == pytest.approx(list(want))
+    assert {matches[1].q for matches in found} == {None}
