@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ ALL = "all"
 
 _WORDS = 10  # of a neuron, that are shown
 _ROWS = 8192  # of the head at a time
+_AT_ONCE = 64  # neurons whose words are looked up together
 
 
 @dataclass(frozen=True)
@@ -132,13 +134,8 @@ def find_each(
         step = _steps(progress, at * len(roster.layers), len(plans) * len(roster.layers))
         best = _search(source, plan.lens, head, n, pole, step)
         drawn = null.draw(source, plan, head, pole) if null else None
-        p = [
-            [_p(c.contrast, len(roster), pole, None if drawn is None else drawn[:, t]) for c in own]
-            for t, own in enumerate(best)
-        ]
-        q = false_discovery([own[0] for own in p])
-        for t, mine in enumerate(found):
-            mine += _matches(source, head, head.ids[t], plan.lens, best[t], p[t], q[t], pole)
+        for mine, more in zip(found, _matches(source, plan.lens, head, best, drawn, pole), strict=True):
+            mine += more
     return [sorted(mine, key=lambda m: (m.p, -m.contrast)) for mine in found]
 
 
@@ -200,44 +197,63 @@ def _p(contrast: float, searched: int, pole: Sign, drawn: NDArray[np.float32] | 
 
 def _matches(
     source: Checkpoint,
-    head: WordRows,
-    token: int,
     lens: Lens,
-    candidates: Sequence[_Candidate],
-    p: Sequence[float],
-    q: float | None,
+    head: WordRows,
+    best: Sequence[Sequence[_Candidate]],
+    drawn: NDArray[np.float32] | None,
     pole: Sign,
-) -> list[Match]:
-    """The candidates for one word, each with its own words, and with the word's rank among these."""
-    vocabulary, searched = source.vocabulary, len(source.layout.roster)
-    real = torch.from_numpy(~vocabulary.excluded)
-    found = []
-    for place, one in enumerate(candidates):
-        side: Pole = pole if pole != "both" else "+" if one.contrast >= 0 else "-"
-        sign = 1 if side == "+" else -1
-        logits = (sign * _products(head.rows, one.vector)).masked_fill(~real, -torch.inf)
-        first = logits.topk(min(_WORDS, int(real.sum()))).indices.tolist()
-        found.append(
-            Match(
-                neuron=one.neuron,
-                lens=lens.name,
-                pole=side,
-                z=sign * one.z,
-                contrast=sign * one.contrast,
-                p=p[place],
-                q=q if place == 0 else None,
-                rank=1 + int((logits > logits[token]).sum()),
-                words=tuple(vocabulary.surfaces[i] for i in first),
-                searched=searched,
+) -> list[list[Match]]:
+    """For each word its candidates, with their p and with what else they say."""
+    searched = len(source.layout.roster)
+    p = [
+        [_p(c.contrast, searched, pole, None if drawn is None else drawn[:, t]) for c in candidates]
+        for t, candidates in enumerate(best)
+    ]
+    q = false_discovery([own[0] for own in p])
+    spoken = _spoken(source, head, best)
+    found: list[list[Match]] = [[] for _ in best]
+    for t, candidates in enumerate(best):
+        for place, one in enumerate(candidates):
+            side: Pole = pole if pole != "both" else "+" if one.contrast >= 0 else "-"
+            sign, (rank, words) = 1 if side == "+" else -1, spoken[t][place][side]
+            value, contrast, first = sign * one.z, sign * one.contrast, q[t] if place == 0 else None
+            found[t].append(
+                Match(one.neuron, lens.name, side, value, contrast, p[t][place], first, rank, words, searched)
             )
-        )
     return found
 
 
-def _products(head: Tensor, vector: Tensor) -> Tensor:
-    """[V] float32 logits of one vector, without a float32 copy of the whole head."""
-    own = vector.to(head.device)
-    return torch.cat([part.float() @ own for part in head.split(_ROWS)]).cpu()
+Spoken = dict[Pole, tuple[int, tuple[str, ...]]]
+"""By pole: a word's rank among a neuron's words, and the first of these."""
+
+
+def _spoken(source: Checkpoint, head: WordRows, best: Sequence[Sequence[_Candidate]]) -> list[list[Spoken]]:
+    """What each candidate says, for each word. A neuron that several words have in common is decoded once."""
+    vocabulary = source.vocabulary
+    excluded = torch.from_numpy(vocabulary.excluded)
+    n_words = min(_WORDS, int((~excluded).sum()))
+    users: dict[NeuronId, list[tuple[int, int]]] = defaultdict(list)
+    for t, candidates in enumerate(best):
+        for place, one in enumerate(candidates):
+            users[one.neuron].append((t, place))
+    found: list[list[Spoken]] = [[{} for _ in candidates] for candidates in best]
+    every = list(users.items())
+    for first in range(0, len(every), _AT_ONCE):
+        some = every[first : first + _AT_ONCE]
+        vectors = torch.stack([best[t][place].vector for _, ((t, place), *_) in some])
+        for (_, own), z in zip(some, _logits(head.rows, vectors), strict=True):
+            for pole in POLES:
+                signed = (z if pole == "+" else -z).masked_fill(excluded, -torch.inf)
+                words = tuple(vocabulary.surfaces[i] for i in signed.topk(n_words).indices.tolist())
+                for t, place in own:
+                    found[t][place][pole] = 1 + int((signed > signed[head.ids[t]]).sum()), words
+    return found
+
+
+def _logits(head: Tensor, vectors: Tensor) -> Tensor:
+    """[m, V] float32 of some vectors [m, d], without a float32 copy of the whole head."""
+    own = vectors.to(head.device)
+    return torch.cat([own @ part.float().T for part in head.split(_ROWS)], dim=1).cpu()
 
 
 def _steps(progress: Callable[[int, int], None] | None, before: int, total: int) -> Callable[[int], None]:

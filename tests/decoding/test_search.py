@@ -172,7 +172,7 @@ def test_what_is_drawn_is_drawn_from_the_seed(planted: Checkpoint) -> None:
 
 
 def test_the_normal_is_no_bolder_than_a_rotation(unplanted: Checkpoint) -> None:
-    """Over words of a random model: in few dimensions contrasts have lighter tails than a normal, never heavier ones."""
+    """Over words of a random model: in few dimensions contrasts have lighter tails than a normal, never heavier."""
     words = unplanted.vocabulary.words()[:200]
     counted = find_each(unplanted, words, n=1, null=Null(draws=99), cache=False)
     normal = find_each(unplanted, words, n=1, cache=False)
