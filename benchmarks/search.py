@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from flashinterp.decoding.contrast import Null, WordRows
+from flashinterp.decoding.contrast import Null, Sought, WordRows
 from flashinterp.decoding.head_statistics import head_statistics
 from flashinterp.decoding.plan import make_plan
 from flashinterp.decoding.search import find, find_each
@@ -45,7 +45,7 @@ def contrasts(checkpoint: Checkpoint, lens: str, words: list[int], seed: int) ->
     """Quantiles over words of the largest contrast, in the model and in one draw; the share above the draw's 95 %."""
     real = np.array([found[0].contrast for found in find_each(checkpoint, words, lens=lens, n=1)])
     plan = make_plan(checkpoint, lens=lens, top_k=1)
-    tokens = [checkpoint.vocabulary.resolve(i) for i in words]
+    tokens = [part for i in words for part in Sought.of(checkpoint.vocabulary, i)]
     rows = WordRows.of(checkpoint, head_statistics(checkpoint), tokens, plan.device)
     (drawn,) = Null(draws=1, seed=seed).draw(checkpoint, plan, rows, "both")
     above = float((real > np.quantile(drawn, 0.95)).mean())

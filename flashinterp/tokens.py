@@ -136,7 +136,9 @@ class Vocabulary:
 
     def _by_id(self, token_id: int) -> Token:
         if not 0 <= token_id < len(self):
-            raise TokenError(f"token id {token_id} is out of range: this head has ids 0 to {len(self) - 1}")
+            raise TokenError(
+                f"token id {token_id} is out of range: this head has ids 0 to {len(self) - 1}; give one of these"
+            )
         return Token(token_id, self.surfaces[token_id], "by id")
 
     def _forms(self, text: str) -> list[tuple[str, str]]:
@@ -149,11 +151,15 @@ class Vocabulary:
 
     def pieces(self, text: str) -> list[str]:
         """The surfaces of the tokens that the tokenizer makes of a text; empty without a tokenizer."""
+        return [self.surfaces[i] for i in self.piece_ids(text)]
+
+    def piece_ids(self, text: str) -> list[int]:
+        """The ids of the same."""
         if self._tokenizer is None:
             return []
         if self.prefix_space:
             text = text.removeprefix(" ")  # the tokenizer puts it there again
-        return [self.surfaces[i] for i in self._tokenizer.encode(text, add_special_tokens=False)]
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     def nearest(self, text: str, n: int = 5) -> list[str]:
         """Surfaces that look like the text, the likest first."""

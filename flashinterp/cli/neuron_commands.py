@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from flashinterp.decoding.search import Match
     from flashinterp.models.checkpoint import Checkpoint
     from flashinterp.neurons import NeuronId
-    from flashinterp.tokens import Token
 
 Found = tuple[dict[str, Any], tuple[str, ...], tuple[tuple[Any, ...], ...]]
 """What a search gives: the record for JSON, and a table's headers and rows."""
@@ -130,7 +130,8 @@ def find(
 ) -> None:
     """Find the neurons that name a TOKEN best.
 
-    A TOKEN is one token's text, as " dog" with its space, or its id, as id:5679. In a model, neurons are ranked by
+    A TOKEN is one token's text, as " dog" with its space, or its id, as id:5679. In a model a name of several tokens
+    is looked for by the mean of their directions, then by each. In a model, neurons are ranked by
     their contrast for the word, with the probability that the best of all its neurons has such a contrast by chance. In
     a map they are ranked by the paper's score, which the map holds.
     """
@@ -149,11 +150,10 @@ def find(
         from flashinterp.decoding.search import find_each
 
         checkpoint = inputs.checkpoint(place, revision)
-        wanted = [checkpoint.vocabulary.resolve(inputs.token(text)) for text in tokens]
         with progress("looking for " + ", ".join(tokens), "layer") as step:
             found = find_each(
                 checkpoint,
-                wanted,
+                [inputs.token(text) for text in tokens],
                 lens=lens or "paper",
                 n=n,
                 pole=pole,
@@ -162,7 +162,7 @@ def find(
                 cache=not no_cache,
                 progress=step,
             )
-        record, headers, rows = _found_in_model(checkpoint, wanted, found)
+        record, headers, rows = _found_in_model(checkpoint, found)
         record |= {"lens": lens or "paper", "null": null}
         title = f"Neurons of {checkpoint.name} that name it"
         caption = (
@@ -186,22 +186,22 @@ def _found_in_map(neurons: NeuronMap, tokens: tuple[str, ...], n: int, pole: Any
     return {**meta_of(neurons), "found": rows}, ("token", *keys), shown
 
 
-def _found_in_model(checkpoint: Checkpoint, wanted: Sequence[Token], found: Sequence[Sequence[Match]]) -> Found:
+def _found_in_model(checkpoint: Checkpoint, found: Sequence[Sequence[Match]]) -> Found:
     from flashinterp.tokens import show as show_text
 
     rows: list[dict[str, Any]] = []
     shown = []
-    for token, matches in zip(wanted, found, strict=True):
-        for rank, hit in enumerate(matches, 1):
+    for matches in found:
+        ranks: Counter[str] = Counter()  # of a name of several tokens each part has its own
+        for hit in matches:
+            ranks[hit.word] += 1
+            rank = ranks[hit.word]
             about = {"lens": hit.lens, "z": hit.z, "contrast": hit.contrast, "p": hit.p, "place": hit.rank}
-            about_all = {**about, "q": hit.q}
-            rows.append(
-                {"token": token.text, "id": token.id, "rank": rank, **_neuron(hit.neuron, hit.pole), **about_all}
-            )
-            rows[-1]["words"] = list(hit.words)
+            of_word = {"token": hit.word, "ids": list(hit.ids), "rank": rank}
+            rest = {"q": hit.q, "words": list(hit.words)}
+            rows.append({**of_word, **_neuron(hit.neuron, hit.pole), **about, **rest})
             words = " ".join(map(show_text, hit.words[:_SHOWN]))
-            name = checkpoint.vocabulary.show(token.id)
-            shown.append((name, rank, str(hit.neuron), hit.pole, *about.values(), words))
+            shown.append((show_text(hit.word), rank, str(hit.neuron), hit.pole, *about.values(), words))
     headers = ("token", "rank", "neuron", "pole", "lens", "z", "contrast", "p", "place", "its words")
     record = {"model": checkpoint.name, "searched": len(checkpoint.layout.roster), "found": rows}
     return record, headers, tuple(shown)

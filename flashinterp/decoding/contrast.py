@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import erfc, expm1, log1p, sqrt
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,11 +15,42 @@ from torch import Tensor
 from flashinterp.decoding.head_statistics import HeadStatistics, factor_of
 from flashinterp.decoding.lens_rows import lens_rows
 from flashinterp.decoding.plan import DecodePlan
+from flashinterp.errors import TokenError
 from flashinterp.models.checkpoint import Checkpoint
 from flashinterp.neurons import Pole
-from flashinterp.tokens import Token
+from flashinterp.tokens import Token, Vocabulary
 
 Sign = Pole | Literal["both"]
+
+
+class Sought(NamedTuple):
+    """One thing that is looked for: a token, or the mean of several.
+
+    Attributes:
+        label: the token's text; of several, ``mean of`` and their texts.
+        ids: of the tokens.
+    """
+
+    label: str
+    ids: tuple[int, ...]
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, word: str | int | Token) -> list[Sought]:
+        """A word that is one token; or of a name of several the mean of its pieces, then each piece.
+
+        Raises:
+            TokenError: the text has no token, or has pieces that are not words, as bytes.
+        """
+        try:
+            token = vocabulary.resolve(word)
+        except TokenError:
+            pieces = vocabulary.piece_ids(word) if isinstance(word, str) else []
+            if len(pieces) < 2 or vocabulary.excluded[pieces].any():
+                raise
+            texts = [vocabulary.surfaces[i] for i in pieces]
+            whole = cls("mean of " + " + ".join(texts), tuple(pieces))
+            return [whole, *(cls(text, (i,)) for text, i in zip(texts, pieces, strict=True))]
+        return [cls(token.text, (token.id,))]
 
 
 @dataclass(frozen=True)
@@ -27,23 +58,24 @@ class WordRows:
     """What the search needs of the head, on the device.
 
     Attributes:
-        directions: [T, d] U_t − μ of the wanted words.
+        directions: [T, d] U_t − μ of what is sought; of several tokens the mean.
         factor: [d, d] of the covariance.
-        ids: of the wanted words.
+        ids: of the tokens of each.
         rows: [V, d] the head as it is stored.
     """
 
     directions: Tensor
     factor: Tensor
-    ids: tuple[int, ...]
+    ids: tuple[tuple[int, ...], ...]
     rows: Tensor
 
     @classmethod
-    def of(cls, source: Checkpoint, statistics: HeadStatistics, wanted: Sequence[Token], device: str) -> WordRows:
-        ids = tuple(token.id for token in wanted)
+    def of(cls, source: Checkpoint, statistics: HeadStatistics, wanted: Sequence[Sought], device: str) -> WordRows:
         rows = source.head()
-        centred = rows[list(ids)].double() - torch.from_numpy(np.array(statistics.mean))
+        means = torch.stack([rows[list(one.ids)].double().mean(dim=0) for one in wanted])
+        centred = means - torch.from_numpy(np.array(statistics.mean))
         factor = torch.from_numpy(np.array(statistics.factor))
+        ids = tuple(one.ids for one in wanted)
         return cls(centred.to(device, torch.float32), factor.to(device, torch.float32), ids, rows)
 
     def z(self, rows: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flashinterp.decoding.contrast import Null, Sign, WordRows, contrast_of, on_pole, search_p
+from flashinterp.decoding.contrast import Null, Sign, Sought, WordRows, contrast_of, on_pole, search_p
 from flashinterp.decoding.head_statistics import head_statistics
 from flashinterp.decoding.lens_rows import lens_rows
 from flashinterp.decoding.plan import make_plan
@@ -35,6 +35,8 @@ class Match:
     """One answer: a neuron that names a word.
 
     Attributes:
+        word: the token that is named, or ``mean of`` the tokens of a name of several.
+        ids: of these tokens.
         neuron: which.
         lens: through which its vector meets the head.
         pole: "+" for w, "-" for -w.
@@ -43,11 +45,13 @@ class Match:
         contrast: z over its root mean square across the neurons of the layer.
         p: how often the best of ``searched`` neurons would have such a contrast, if none were special to the word.
         q: for the best neuron of each word, Benjamini-Hochberg's over all words that were asked for; None for others.
-        rank: the word's place among the neuron's words on this pole, from 1.
+        rank: the word's place among the neuron's words on this pole, from 1; of several tokens, of their mean logit.
         words: the neuron's first words on this pole.
         searched: how many neurons were looked at.
     """
 
+    word: str
+    ids: tuple[int, ...]
     neuron: NeuronId
     lens: str
     pole: Pole
@@ -103,7 +107,7 @@ def find_each(
 
     Args:
         checkpoint: a `Checkpoint`, or whatever `open_checkpoint` takes.
-        tokens: the words, each one token.
+        tokens: the words. Of a name of several tokens the mean of their directions is looked for, then each of them.
         lens: the name of a lens, or ``all`` for every one that the model has.
         n: neurons for each word and lens.
         pole: which sign of the vectors.
@@ -114,13 +118,14 @@ def find_each(
         progress: called with (layers done, layers in all), over all lenses.
 
     Raises:
-        TokenError: a word is not one token of this vocabulary.
+        TokenError: a word is no token of this vocabulary, and has no pieces that are.
         CheckpointError, LayoutError, NeuronError: as `decode`.
     """
     if n < 1:
         raise NeuronError(f"n = {n} neurons cannot be found: ask for at least 1")
     source = open_checkpoint(checkpoint)
-    wanted = [source.vocabulary.resolve(token) for token in tokens]
+    parts = [Sought.of(source.vocabulary, token) for token in tokens]
+    wanted = [part for several in parts for part in several]
     lenses = [one.name for one in source.layout.lenses] if lens == ALL else [lens]
     plans = [make_plan(source, lens=name, top_k=1, device=device) for name in lenses]
     on = plans[0].device
@@ -134,9 +139,10 @@ def find_each(
         step = _steps(progress, at * len(roster.layers), len(plans) * len(roster.layers))
         best = _search(source, plan.lens, head, n, pole, step)
         drawn = null.draw(source, plan, head, pole) if null else None
-        for mine, more in zip(found, _matches(source, plan.lens, head, best, drawn, pole), strict=True):
+        for mine, more in zip(found, _matches(source, plan.lens, wanted, head, best, drawn, pole), strict=True):
             mine += more
-    return [sorted(mine, key=lambda m: (m.p, -m.contrast)) for mine in found]
+    each = iter(sorted(mine, key=lambda m: (m.p, -m.contrast)) for mine in found)
+    return [[match for _ in several for match in next(each)] for several in parts]
 
 
 @dataclass(frozen=True)
@@ -198,6 +204,7 @@ def _p(contrast: float, searched: int, pole: Sign, drawn: NDArray[np.float32] | 
 def _matches(
     source: Checkpoint,
     lens: Lens,
+    wanted: Sequence[Sought],
     head: WordRows,
     best: Sequence[Sequence[_Candidate]],
     drawn: NDArray[np.float32] | None,
@@ -218,7 +225,9 @@ def _matches(
             sign, (rank, words) = 1 if side == "+" else -1, spoken[t][place][side]
             value, contrast, first = sign * one.z, sign * one.contrast, q[t] if place == 0 else None
             found[t].append(
-                Match(one.neuron, lens.name, side, value, contrast, p[t][place], first, rank, words, searched)
+                Match(
+                    *wanted[t], one.neuron, lens.name, side, value, contrast, p[t][place], first, rank, words, searched
+                )
             )
     return found
 
@@ -246,7 +255,7 @@ def _spoken(source: Checkpoint, head: WordRows, best: Sequence[Sequence[_Candida
                 signed = (z if pole == "+" else -z).masked_fill(excluded, -torch.inf)
                 words = tuple(vocabulary.surfaces[i] for i in signed.topk(n_words).indices.tolist())
                 for t, place in own:
-                    found[t][place][pole] = 1 + int((signed > signed[head.ids[t]]).sum()), words
+                    found[t][place][pole] = 1 + int((signed > signed[list(head.ids[t])].mean()).sum()), words
     return found
 
 

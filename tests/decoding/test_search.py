@@ -129,7 +129,7 @@ def test_progress_goes_once_over_all_layers_of_all_lenses(planted: Checkpoint) -
 
 def test_what_is_not_there_is_refused(planted: Checkpoint) -> None:
     for call, kind in (
-        (lambda: find(planted, " Dumbledore", cache=False), TokenError),
+        (lambda: find(planted, 10**6, cache=False), TokenError),
         (lambda: find(planted, " dog", lens="tuned", cache=False), NeuronError),
         (lambda: find(planted, " dog", n=0, cache=False), NeuronError),
     ):
@@ -186,3 +186,23 @@ def test_q_is_that_of_the_best_neurons_over_the_words(planted: Checkpoint) -> No
     want = stats.false_discovery_control([matches[0].p for matches in found])
     assert [matches[0].q for matches in found] == pytest.approx(list(want))
     assert {matches[1].q for matches in found} == {None}
+
+
+def test_a_name_of_several_tokens_is_looked_for_by_their_mean_and_by_each(planted: Checkpoint) -> None:
+    """z of the mean of the pieces' directions is the mean of their z, neuron by neuron."""
+    name, vocabulary = " dog cat", planted.vocabulary
+    ids = vocabulary.piece_ids(name)
+    assert len(ids) == 2
+    found = find(planted, name, n=3, cache=False)
+    assert [m.word for m in found] == ["mean of " + " + ".join(vocabulary.surfaces[i] for i in ids)] * 3 + [
+        vocabulary.surfaces[i] for i in ids for _ in range(3)
+    ]
+    z = np.mean([explicit(planted, "paper", i)[0] for i in ids], axis=0).reshape(4, 256)
+    contrast = (z / np.sqrt((z**2).mean(axis=1, keepdims=True))).ravel()
+    best = int(np.abs(contrast).argmax())
+    assert (found[0].neuron, found[0].ids) == (planted.layout.roster.neuron(best), tuple(ids))
+    assert found[0].contrast == pytest.approx(abs(contrast[best]), rel=2e-5)
+    alone = find(planted, ids[0], n=3, cache=False)
+    assert [(m.word, m.neuron, m.pole, m.rank) for m in found[3:6]] == [
+        (m.word, m.neuron, m.pole, m.rank) for m in alone
+    ]
