@@ -6,7 +6,6 @@ Here every id has one *surface*: the text that it adds in the middle of a senten
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -22,7 +21,6 @@ _UNUSED = re.compile(r"(<\|?|\[)(reserved|unused|extra_id|dummy)\w*(\|?>|\])", r
 # Never printed as they are: controls, bidi and zero-width format characters, surrogates, separators but a space.
 _HIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
 _SENTENCEPIECE_SPACE = "\u2581"
-_MIN_SIMILARITY = 0.5  # of a near-miss that is worth naming in an error; difflib's own default is 0.6
 
 
 def show(text: str) -> str:
@@ -119,7 +117,7 @@ class Vocabulary:
         that "dog" means the word and not the end of "hotdog".
 
         Raises:
-            TokenError: the text is not one token; the error lists its pieces and the nearest tokens.
+            TokenError: the text is not one token; the error lists its pieces.
         """
         if isinstance(token, Token):
             return token
@@ -130,9 +128,7 @@ class Vocabulary:
                 return Token(self._ids[text], text, form)
         pieces = self.pieces(token)
         told = f": its pieces are {', '.join(map(show, pieces))}" if pieces else ""
-        nearest = ", ".join(show(t) for t in self.nearest(token))
-        advice = f"the nearest single tokens are {nearest}; name one of these" if nearest else "name another word"
-        raise TokenError(f"{show(token)} is not one token of this vocabulary{told}; {advice}, or a token id")
+        raise TokenError(f"{show(token)} is not one token of this vocabulary{told}; name another word, or a token id")
 
     def _by_id(self, token_id: int) -> Token:
         if not 0 <= token_id < len(self):
@@ -160,17 +156,6 @@ class Vocabulary:
         if self.prefix_space:
             text = text.removeprefix(" ")  # the tokenizer puts it there again
         return list(self._tokenizer.encode(text, add_special_tokens=False))
-
-    def nearest(self, text: str, n: int = 5) -> list[str]:
-        """Surfaces that look like the text, the likest first."""
-        wanted = text.strip().lower()
-        # A first letter in common keeps this quick on a vocabulary of 256,000, and is what a typo leaves.
-        by_word = {
-            s.strip().lower(): s
-            for i, s in enumerate(self.surfaces)
-            if not self.excluded[i] and s.strip()[:1].lower() == wanted[:1]
-        }
-        return [by_word[w] for w in difflib.get_close_matches(wanted, by_word, n, _MIN_SIMILARITY)]
 
     def variants(self, token: Token) -> list[Token]:
         """The written forms of a token's word that are single tokens: spaced or not, cased, with an s."""
