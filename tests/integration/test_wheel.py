@@ -56,9 +56,15 @@ def test_it_holds_what_it_needs(wheel: Path) -> None:
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "flashinterp").rglob("*.py")}
     data = {
         f"flashinterp/{n}"
-        for n in ("evaluation/prompts.json", "py.typed", "cli/pytest.toml", "runs/folder/results.schema.json")
+        for n in (
+            "evaluation/prompts.json",
+            "py.typed",
+            "cli/pytest.toml",
+            "runs/folder/results.schema.json",
+            "runs/verify/ids_v1.json",
+        )
     }
-    templates = {p.relative_to(ROOT).as_posix() for p in (ROOT / "flashinterp" / "report" / "templates").iterdir()}
+    templates = {p.relative_to(ROOT).as_posix() for p in (ROOT / "flashinterp" / "report" / "templates").glob("*.*")}
     assert evals | modules | data | templates <= names
     assert not [n for n in names if n.startswith(("tests/", "evals/", "fixtures/", "benchmarks/", "conftest"))]
 

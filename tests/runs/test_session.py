@@ -137,7 +137,10 @@ def test_results_have_the_schema(session: AuditSession, planted: Checkpoint) -> 
     assert (results["seed"], results["profile"]) == (3, "smoke")
     assert results["model"]["digests"] == planted.digests
     assert results["model"]["stored_dtype"] == "float32"
-    assert (results["model"]["name"], results["tuned"]["name"]) == ("bundled model, planted", "bundled model, tuned")
+    assert (results["model"]["name"], results["tuned"]["name"]) == (
+        "bundled storybook, planted",
+        "bundled storybook, tuned",
+    )
     assert results["limits"] == list(LIMITS)
     assert [(v["id"], v["token"], v["neuron"]) for v in results["verdicts"]] == [
         ("dog", " dog", "L1N17"),
