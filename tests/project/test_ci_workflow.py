@@ -69,6 +69,7 @@ def test_the_gate_and_the_check_of_its_folder_can_fail_the_job() -> None:
     assert "|| true" not in TEXT
 
 
+@pytest.mark.slow  # another process imports torch
 def test_the_gates_options_exist(pytester_help: str) -> None:
     (gate,) = [c for c in COMMANDS if c[2] == "pytest"]
     options = [word for word in gate if word.startswith("--")]
@@ -98,6 +99,7 @@ def test_the_command_lines_commands_exist(command: list[str]) -> None:
         assert option in done.stdout
 
 
+@pytest.mark.slow  # another process imports torch
 def test_the_commands_of_its_comments_exist_too(pytester_help: str) -> None:
     (line,) = [line for line in TEXT.splitlines() if line.startswith("#     python -m pytest")]
     for option in re.findall(r"--[a-z-]+", line):

@@ -162,6 +162,7 @@ def test_it_imports_nothing_but_the_errors() -> None:
     assert ours == {"flashinterp.errors"}
 
 
+@pytest.mark.slow  # another process imports torch
 def test_a_module_that_is_run_as_a_command_keeps_its_ids() -> None:
     """Its classes are then of ``__main__``."""
     command = [sys.executable, "-m", "flashinterp.studies.word_frequency.concentration", "--help"]

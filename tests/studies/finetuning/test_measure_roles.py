@@ -25,6 +25,8 @@ from flashinterp.studies.finetuning.measure_roles import PROMPTS, Side, measure_
 from flashinterp.studies.finetuning.roles import Role, RoleEvidence, judge_roles
 from tests.helpers import DOWN, GATE, UP, edited_copy, n_hooks
 
+pytestmark = pytest.mark.slow  # each test measures a model and its fine-tune
+
 CLAIMS = ("dog", "california", "sherlock", "wizard", "king", "king-twin", "river-detector")
 FEW = 24  # prompts, half of what the suite takes at least
 SPARE = 200  # a loud neuron of layer 2 with no plant
