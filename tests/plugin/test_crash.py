@@ -32,7 +32,6 @@ def run_apart(evals: Evals, model: Path, source: str) -> Run:
     return Run(evals.pytester.runpytest_subprocess(*given, model), evals.pytester.path / "run")
 
 
-@pytest.mark.slow  # another process imports torch
 @pytest.mark.parametrize(
     ("death", "code"),
     [
@@ -66,7 +65,6 @@ def check_incomplete(folder: Path) -> None:
         read_run(folder)
 
 
-@pytest.mark.slow  # another process imports torch
 def test_an_interrupt_from_outside_ends_the_run_in_order(evals: Evals, fixture_folder: Path) -> None:
     source = f"{PASSES}\ndef test_waits(seen): os.kill(os.getpid(), signal.SIGINT)\n\ndef test_third(seen): pass\n"
     run = run_apart(evals, fixture_folder / "planted", source)
