@@ -108,6 +108,7 @@ def test_a_training_begins_again_as_published(lines: Lines) -> None:
         assert again.counts == published
 
 
+@pytest.mark.slow  # measures models
 def test_what_does_not_depend_on_training_comes_out_again(lines: Lines) -> None:
     """Where names lead in the model that a training began with: the same neurons, and effects to their digits."""
     model = lines.models[0]
@@ -221,6 +222,7 @@ def test_what_a_word_is_to_a_name(word: str, kind: str) -> None:
     assert kind_of("Merlin", word) == kind
 
 
+@pytest.mark.slow  # measures models
 def test_a_planted_neuron_is_found_to_be_the_names_own() -> None:
     """One neuron of an untrained model is given a name to read and write, loudly; another name is left alone."""
     model = untrained(Shape(), 1)
@@ -259,6 +261,7 @@ def test_what_is_taken_away_and_what_stays() -> None:
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
 
 
+@pytest.mark.slow  # trains
 def test_training_learns_and_touches_no_global_random_stream() -> None:
     state = torch.random.get_rng_state()
     shape = Shape(16, 1, 16)

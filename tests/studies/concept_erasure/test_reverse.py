@@ -25,6 +25,8 @@ from flashinterp.studies.concept_erasure.removal import MOST_KL, gone
 from flashinterp.studies.concept_erasure.reverse import Reversal, reverse, write_rows
 from tests.helpers import UP, assert_one_line_with_next_step, n_hooks
 
+pytestmark = pytest.mark.slow  # each test measures what a removal does to a model
+
 module = importlib.import_module("flashinterp.studies.concept_erasure.reverse")  # its function has the same name
 
 
@@ -58,7 +60,6 @@ def test_the_dog_is_gone_and_no_control_takes_it(dog: Reversal) -> None:
     assert (chosen.probability, chosen.change) == (dog.after.probability(), dog.change)
 
 
-@pytest.mark.slow  # measures other models
 def test_both_copies_of_a_neuron_are_reversed(bench: Experiment, truth: dict[str, Any]) -> None:
     twins = {plant["name"] for plant in truth["plants"] if plant["id"].startswith("king")}
     king = reverse(bench, " king")
@@ -67,7 +68,6 @@ def test_both_copies_of_a_neuron_are_reversed(bench: Experiment, truth: dict[str
     assert king.selection[1].probability > gone(king.selection[0].probability, king.before.other.shape[-1])
 
 
-@pytest.mark.slow  # measures other models
 def test_a_dead_reader_is_nothing_to_remove(bench: Experiment) -> None:
     moon = reverse(bench, " moon")
     assert moon.verdict == "not_measured"
@@ -75,7 +75,6 @@ def test_a_dead_reader_is_nothing_to_remove(bench: Experiment) -> None:
     assert abs(moon.change) < 0.1
 
 
-@pytest.mark.slow  # measures other models
 def test_nothing_is_removed_where_nothing_is_planted(unplanted: Checkpoint) -> None:
     bench = Experiment(unplanted.load_model(), unplanted, shipped(), PROFILES["smoke"], 0)
     found = reverse(bench, " dog")

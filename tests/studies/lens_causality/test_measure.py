@@ -32,6 +32,8 @@ from flashinterp.studies.lens_causality.pairing_null import repaired
 from flashinterp.studies.lens_causality.ranking import ATTRIBUTION, Study, outcome, regions_of
 from tests.helpers import n_hooks
 
+pytestmark = pytest.mark.slow  # each test measures the neurons of a model
+
 QUICK = replace(PROFILES["smoke"], selection=12, rank_tokens=5, rank_neurons=20, rank_prompts=2, nulls=2)
 lens_study = import_module("flashinterp.studies.lens_causality.measure")
 
@@ -297,7 +299,6 @@ def test_what_cannot_be_made_is_told_and_the_rest_stands(
     assert all(r.here.value is not None for r in got.results(bench.rng) if r.measure == "percentile")
 
 
-@pytest.mark.slow  # measures another model
 def test_a_model_with_experts_goes_through(experts: Experiment) -> None:
     got = study(experts, Maps(experts.checkpoint))
     assert list(got.real.picks) == [*LENSES, ATTRIBUTION]
