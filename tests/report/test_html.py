@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
 from typing import Any
@@ -91,12 +92,17 @@ def tables(text: str = "plain") -> list[Table]:
     ]
 
 
-def figures(text: str = "plain") -> list[Figure]:
+@cache
+def drawn(text: str) -> tuple[Figure, ...]:
     grid = np.random.default_rng(3).exponential(0.2, (2, 30))
-    return [
+    return (
         spikes("test_paper--spikes", text, grid, [(7, text)]),
         preservation("test_keep--layers", text, [0, 1], [0.5, 0.6], [0.4, 0.5], [0.6, 0.7], 0.55),
-    ]
+    )
+
+
+def figures(text: str = "plain") -> list[Figure]:
+    return list(drawn(text))
 
 
 def page(text: str = "plain", **changes: Any) -> str:
@@ -371,7 +377,9 @@ def test_how_a_test_works_is_told_apart_from_what_it_says() -> None:
 
 
 def test_the_same_results_give_the_same_page() -> None:
-    assert page() == page()
+    first = page()
+    drawn.cache_clear()  # the figures are drawn again, too
+    assert page() == first
 
 
 def test_a_figures_colours_and_ids_are_the_pages() -> None:
